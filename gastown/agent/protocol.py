@@ -1,0 +1,107 @@
+"""What an attempt and the agent API say to each other. Plain dataclasses: the supervisor has no other dependencies.
+
+Attempts outlive an upgrade, so the API serves PROTOCOL and PROTOCOL - 1. Unknown keys are ignored by both sides.
+"""
+
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Self
+
+PROTOCOL = 1
+FENCED_EXIT = 75  # the supervisor's exit code when it was superseded (EX_TEMPFAIL)
+CHUNK_BYTES = 64 * 1024  # the largest log chunk
+LOG_BYTES = 64 * 1024 * 1024  # kept of one attempt: the first half, and the last half as it ends
+HEARTBEAT_S = 10.0
+CHECKPOINT_S = 300.0
+
+
+class Message:
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)  # type: ignore[call-overload, no-any-return]
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Self:
+        known = {field.name for field in fields(cls)}  # type: ignore[arg-type]
+        return cls(**{key: value for key, value in data.items() if key in known})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Launch(Message):
+    """What the runtime writes to the supervisor's standard input: who it is, and where to ask for the rest."""
+
+    dispatch_id: str
+    bead_id: str
+    epoch: int
+    api_url: str
+    home: str  # GASTOWN_HOME of the node: mirrors, worktrees, logs
+    token: str = field(repr=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Assignment(Message):
+    """`GET /agent/v1/assignment`: the work."""
+
+    dispatch_id: str
+    bead_id: str
+    epoch: int
+    title: str
+    body: str
+    agent: str  # the agent's name: author of its commits
+    rig_id: int  # names the mirror
+    repository: str  # URL or path
+    branch: str  # the target
+    setup: str  # shell command run in the worktree before the agent; may be empty
+    environment: dict[str, str] = field(repr=False)  # captured at `rig add`, already scrubbed
+    argv: list[str]  # the preset's command; "{prompt_file}" and "{prompt}" are filled in
+    prompt_on_stdin: bool
+    preset: str
+    previous_epochs: list[int]  # earlier attempts on this bead, oldest first
+    base: str | None  # a SHA to start from (the head of its merge request); None: the newest WIP, else the target
+    notes: str  # what went wrong before: the last failure, or the output of a red gate
+    heartbeat_s: float = HEARTBEAT_S
+    checkpoint_s: float = CHECKPOINT_S
+    protocol: int = PROTOCOL
+
+
+@dataclass(frozen=True, kw_only=True)
+class Heartbeat(Message):
+    """`POST /agent/v1/heartbeat`: alive; and whether it got anywhere since the last one."""
+
+    phase: str  # workspace | setup | agent | saving
+    progressed: bool  # output, or a change in the worktree, since the last heartbeat
+    tool_running: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogChunk(Message):
+    """`POST /agent/v1/logs`: sent again until acknowledged; the number makes that safe."""
+
+    seq: int
+    data: str  # base64, at most CHUNK_BYTES decoded
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint(Message):
+    """`POST /agent/v1/checkpoint`: uncommitted work is safe under refs/gastown/wip/<bead>/<epoch>."""
+
+    wip_sha: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Done(Message):
+    """`POST /agent/v1/done`: how the attempt ended. Sent again until answered; a repeated one gets the same answer."""
+
+    outcome: str  # succeeded | failed | stopped
+    base_sha: str | None = None
+    head_sha: str | None = None  # succeeded: the candidate; equal to base_sha: nothing was changed
+    wip_sha: str | None = None
+    code: str | None = None  # failed: a FailureCode; stopped: a StopCode
+    message: str = ""  # failed: what to show, with the last output
+    exit_code: int | None = None  # of the agent
+
+
+def wip_ref(bead_id: str, epoch: int) -> str:
+    return f"refs/gastown/wip/{bead_id}/{epoch}"
+
+
+def head_ref(bead_id: str, epoch: int) -> str:
+    return f"refs/gastown/head/{bead_id}/{epoch}"

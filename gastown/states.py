@@ -1,0 +1,200 @@
+"""Every state machine as data: the states, the legal moves, and one sentence about each move.
+
+The tables are the truth: `store` refuses a move that is not drawn here, and `docs/architecture.md` shows the diagrams
+that `gastown.states` draws of them.
+"""
+
+from enum import StrEnum
+from typing import NamedTuple
+
+
+class BeadStatus(StrEnum):
+    OPEN = "open"
+    IN_PROGRESS = "in_progress"
+    IN_REVIEW = "in_review"
+    CLOSED = "closed"
+    FAILED = "failed"
+
+
+class Resolution(StrEnum):
+    """How a closed bead ended. `merged`, `no_changes` and `done` release the beads that wait for it."""
+
+    MERGED = "merged"
+    NO_CHANGES = "no_changes"
+    DONE = "done"
+    CANCELED = "canceled"
+
+
+class AgentStatus(StrEnum):
+    IDLE = "idle"
+    WORKING = "working"
+    RETIRED = "retired"
+
+
+class DispatchStatus(StrEnum):
+    QUEUED = "queued"
+    STARTING = "starting"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"  # what the agent reported
+    ROLLED_BACK = "rolled_back"  # a start given up: a guess, so it may be adopted
+    LOST = "lost"  # a lease that ran out, or a process that vanished: a guess too
+    STOPPED = "stopped"  # ended by decision: cancel, hold, drain
+
+
+class MergeStatus(StrEnum):
+    OPEN = "open"
+    IN_PROGRESS = "in_progress"
+    PUSHING = "pushing"
+    CLOSED = "closed"
+    FAILED = "failed"
+
+
+class Move(NamedTuple):
+    source: StrEnum
+    target: StrEnum
+    meaning: str
+
+
+BEAD_MOVES = (
+    Move(BeadStatus.OPEN, BeadStatus.IN_PROGRESS, "the reconciler makes the first attempt"),
+    Move(BeadStatus.OPEN, BeadStatus.CLOSED, "somebody cancels it"),
+    Move(BeadStatus.OPEN, BeadStatus.FAILED, "it can never be started"),
+    Move(BeadStatus.IN_PROGRESS, BeadStatus.IN_REVIEW, "an attempt is done and has commits"),
+    Move(BeadStatus.IN_PROGRESS, BeadStatus.CLOSED, "an attempt is done without commits, or somebody cancels it"),
+    Move(BeadStatus.IN_PROGRESS, BeadStatus.FAILED, "its attempts are used up, or its configuration cannot work"),
+    Move(BeadStatus.IN_REVIEW, BeadStatus.CLOSED, "its commits are merged, or somebody cancels it"),
+    Move(BeadStatus.IN_REVIEW, BeadStatus.OPEN, "somebody asks for another attempt"),
+    Move(BeadStatus.CLOSED, BeadStatus.OPEN, "somebody retries a canceled bead"),
+    Move(BeadStatus.FAILED, BeadStatus.OPEN, "somebody retries it"),
+)
+AGENT_MOVES = (
+    Move(AgentStatus.IDLE, AgentStatus.WORKING, "it is dispatched, or its attempt is adopted"),
+    Move(AgentStatus.WORKING, AgentStatus.IDLE, "its attempt ended; a failed one leaves the hook"),
+    Move(AgentStatus.IDLE, AgentStatus.RETIRED, "nobody needed it for a day"),
+)
+DISPATCH_MOVES = (
+    Move(DispatchStatus.QUEUED, DispatchStatus.STARTING, "a worker claims the start"),
+    Move(DispatchStatus.QUEUED, DispatchStatus.ROLLED_BACK, "no worker claimed the start"),
+    Move(DispatchStatus.QUEUED, DispatchStatus.STOPPED, "somebody cancels the bead"),
+    Move(DispatchStatus.STARTING, DispatchStatus.RUNNING, "the attempt makes its first call"),
+    Move(DispatchStatus.STARTING, DispatchStatus.ROLLED_BACK, "the start failed, or its lease ran out"),
+    Move(DispatchStatus.STARTING, DispatchStatus.STOPPED, "somebody cancels the bead"),
+    Move(DispatchStatus.RUNNING, DispatchStatus.SUCCEEDED, "the attempt reports that it is done"),
+    Move(DispatchStatus.RUNNING, DispatchStatus.FAILED, "the attempt reports that it failed"),
+    Move(DispatchStatus.RUNNING, DispatchStatus.LOST, "no heartbeat for a whole lease, or its process is gone"),
+    Move(DispatchStatus.RUNNING, DispatchStatus.STOPPED, "somebody cancels the bead, or the node drains"),
+    Move(DispatchStatus.ROLLED_BACK, DispatchStatus.RUNNING, "adopted: it had started after all, and nothing replaced it"),
+    Move(DispatchStatus.LOST, DispatchStatus.RUNNING, "adopted: it came back, and nothing replaced it"),
+)
+MERGE_MOVES = (
+    Move(MergeStatus.OPEN, MergeStatus.IN_PROGRESS, "a merge worker claims it, with a new merge epoch"),
+    Move(MergeStatus.OPEN, MergeStatus.CLOSED, "the target has it already, or the bead is canceled or tried again"),
+    Move(MergeStatus.OPEN, MergeStatus.FAILED, "it can never be merged"),
+    Move(MergeStatus.IN_PROGRESS, MergeStatus.OPEN, "the target moved, a gate is red, or the merge lease ran out"),
+    Move(MergeStatus.IN_PROGRESS, MergeStatus.PUSHING, "the gates passed and the bead is still wanted"),
+    Move(MergeStatus.IN_PROGRESS, MergeStatus.CLOSED, "the target has it already, or the bead is canceled"),
+    Move(MergeStatus.IN_PROGRESS, MergeStatus.FAILED, "it can never be merged"),
+    Move(MergeStatus.PUSHING, MergeStatus.CLOSED, "the target has it"),
+    Move(MergeStatus.PUSHING, MergeStatus.OPEN, "the target does not have it: refused, moved, or the worker died before the push"),
+)
+
+LIVE = (DispatchStatus.QUEUED, DispatchStatus.STARTING, DispatchStatus.RUNNING)
+ADOPTABLE = (DispatchStatus.ROLLED_BACK, DispatchStatus.LOST)
+TERMINAL = (BeadStatus.CLOSED, BeadStatus.FAILED)
+RELEASING = (Resolution.MERGED, Resolution.NO_CHANGES, Resolution.DONE)
+MERGING = (MergeStatus.IN_PROGRESS, MergeStatus.PUSHING)
+
+MACHINES: dict[str, tuple[Move, ...]] = {
+    "bead": BEAD_MOVES,
+    "agent": AGENT_MOVES,
+    "dispatch": DISPATCH_MOVES,
+    "merge_request": MERGE_MOVES,
+}
+_LEGAL = {(move.source, move.target) for moves in MACHINES.values() for move in moves}
+
+
+def is_legal(source: StrEnum, target: StrEnum) -> bool:
+    """Whether the tables draw this move. Staying in a state is no move."""
+    return (source, target) in _LEGAL
+
+
+class FailureClass(StrEnum):
+    """Whose fault an ended attempt was, which decides what it costs the bead."""
+
+    INFRA = "infra"  # ours or the machine's: never counts against the bead
+    AGENT = "agent"  # the agent's: five of them and the bead fails
+    CONFIG = "config"  # the user's set-up: no attempt can succeed, the bead fails at once
+
+
+class FailureCode(StrEnum):
+    START_REFUSED = "start_refused"
+    START_ERROR = "start_error"
+    START_TIMEOUT = "start_timeout"
+    NO_NODE = "no_node"
+    HEARTBEAT_LOST = "heartbeat_lost"
+    WORKSPACE_FAILED = "workspace_failed"  # clone, mirror or disk
+    VANISHED = "vanished"
+    OOM = "oom"
+    AGENT_FAILED = "agent_failed"
+    SETUP_FAILED = "setup_failed"
+    COMMAND_NOT_FOUND = "command_not_found"
+    REPOSITORY_EMPTY = "repository_empty"
+
+    @property
+    def failure_class(self) -> FailureClass:
+        return _CLASS_OF.get(self, FailureClass.INFRA)
+
+
+_CLASS_OF = {
+    FailureCode.VANISHED: FailureClass.AGENT,
+    FailureCode.OOM: FailureClass.AGENT,
+    FailureCode.AGENT_FAILED: FailureClass.AGENT,
+    FailureCode.SETUP_FAILED: FailureClass.AGENT,
+    FailureCode.COMMAND_NOT_FOUND: FailureClass.CONFIG,
+    FailureCode.REPOSITORY_EMPTY: FailureClass.CONFIG,
+}
+
+
+class StopCode(StrEnum):
+    """Why a live attempt was ended by decision. None of these count against the bead."""
+
+    CANCELED = "canceled"
+    DRAINED = "drained"
+    HELD = "held"
+
+
+class HoldCode(StrEnum):
+    """Why a merge request waits instead of being merged."""
+
+    CONFLICT = "conflict"
+    GATE_FAILED = "gate_failed"
+    PUSH_REFUSED = "push_refused"
+    DIRTY_CHECKOUT = "dirty_checkout"
+    UNREACHABLE = "unreachable"
+    HEAD_MISSING = "head_missing"
+
+
+class Verdict(StrEnum):
+    """What the reconciler says about a bead each time it looks. `gastown why` explains each."""
+
+    DISPATCH = "dispatch"
+    READY = "ready"
+    BLOCKED = "blocked"
+    BLOCKER_FAILED = "blocker_failed"
+    COOLDOWN = "cooldown"
+    AT_CAPACITY = "at_capacity"
+    NO_NODE = "no_node"
+    PAUSED = "paused"
+    HELD = "held"
+    AWAITING_START = "awaiting_start"
+    AWAITING_AGENT = "awaiting_agent"
+    AWAITING_MERGE = "awaiting_merge"
+    MERGE_HELD = "merge_held"
+    LOST = "lost"
+    ROLLED_BACK = "rolled_back"
+    EXHAUSTED = "exhausted"
+    TERMINAL = "terminal"
+
+
+PRIORITIES = ("critical", "high", "medium", "low")
