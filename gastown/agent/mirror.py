@@ -1,0 +1,158 @@
+"""A node's bare copy of a rig's repository: fetched incrementally, shared by the clones of all its attempts.
+
+Nothing here deletes a ref that may hold commits found nowhere else, and nothing collects garbage: clones borrow its
+objects.
+"""
+
+import fcntl
+import os
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from gastown.agent.git import NETWORK_TIMEOUT_S, GitError, git
+
+HEADS = "+refs/heads/*:refs/remotes/origin/*"
+TAGS = "+refs/tags/*:refs/tags/*"
+LOCK_POLL_S = 0.02
+
+
+class Mirror:
+    """`home/mirrors/<rig_id>.git`. Every method may be called by several processes at once; all raise GitError."""
+
+    def __init__(self, path: Path, repository: str) -> None:
+        self.path, self.repository = path, repository
+
+    @classmethod
+    def open(cls, home: Path, rig_id: int, repository: str) -> "Mirror":
+        """The mirror of this rig on this machine, made if missing. No network.
+
+        `repository` is a URL or a path. It is given with each command, so a rig whose URL changes needs nothing here.
+        """
+        path = home.resolve() / "mirrors" / f"{rig_id}.git"
+        mirror = cls(path, absolute(repository))
+        if not path.is_dir():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with mirror._locked():
+                mirror._make()
+        return mirror
+
+    def _make(self) -> None:
+        if self.path.is_dir():
+            return
+        unfinished = self.path.with_suffix(".new")
+        shutil.rmtree(unfinished, ignore_errors=True)  # of somebody who died here; we hold the lock
+        git("init", "--quiet", "--bare", str(unfinished), timeout_s=30)
+        git("config", "gc.auto", "0", cwd=unfinished, timeout_s=30)  # also for people who look around in it
+        unfinished.rename(self.path)
+
+    def fetch(self, *refspecs: str) -> None:
+        """Bring it up to date with the remote; by default all branches (as refs/remotes/origin/*) and tags."""
+        with self._locked():
+            wanted = refspecs or (HEADS, TAGS)
+            try:
+                self._fetch(wanted)
+            except GitError as error:
+                if not self._make_way(error):
+                    raise
+                self._fetch(wanted)
+
+    def _fetch(self, refspecs: Sequence[str]) -> None:
+        options = ("--quiet", "--no-tags", "--no-prune", "--no-write-fetch-head", "--no-auto-gc", "--force")
+        git("fetch", *options, "--", self.repository, *refspecs, cwd=self.path)
+
+    def resolve(self, rev: str) -> str | None:
+        """The SHA of the commit that `rev` names, or None when the mirror has no such commit."""
+        try:
+            return git(
+                "rev-parse", "--verify", "--quiet", "--end-of-options", f"{rev}^{{commit}}", cwd=self.path
+            ).strip()
+        except GitError as error:
+            if error.exit_code in (1, 128) and "not a git repository" not in error.output:
+                return None
+            raise
+
+    def target(self, branch: str) -> str | None:
+        """The head of a branch of the remote, as of the last fetch."""
+        return self.resolve(f"refs/remotes/origin/{branch}")
+
+    def push(self, *refspecs: str, options: Sequence[str] = ()) -> None:
+        """Push from the mirror to the remote. `options` go before the repository."""
+        git("push", "--quiet", "--porcelain", *options, "--", self.repository, *refspecs, cwd=self.path)
+
+    def keep(self, worktree: Path, *refspecs: str) -> None:
+        """Bring commits of a clone into the mirror, as in `keep(worktree, f"+{sha}:{wip_ref}")`. No network."""
+        git("push", "--quiet", "--", str(self.path), *refspecs, cwd=worktree)
+
+    def clone(self, worktree: Path, sha: str, branch: str) -> None:
+        """A clone of its own, with `sha` checked out as `branch`, that borrows the mirror's objects. No network.
+
+        `worktree` must not exist, or be empty. What was made is removed again when it fails (a full disk).
+        """
+        if worktree.is_dir() and any(worktree.iterdir()):
+            raise GitError(f"clone {worktree}", "fatal: the directory exists and is not empty", 128)
+        worktree.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            git("init", "--quiet", str(worktree), timeout_s=30)
+            self._lend(worktree / ".git")
+            git("checkout", "--quiet", "-B", branch, sha, "--", cwd=worktree)
+        except BaseException:
+            shutil.rmtree(worktree, ignore_errors=True)
+            raise
+
+    def _lend(self, git_dir: Path) -> None:
+        """Objects by reference, branches and tags as one packed file: thousands of them cost no more than one."""
+        refs = git("for-each-ref", "--format=%(objectname) %(refname)", "refs/remotes", "refs/tags", cwd=self.path)
+        (git_dir / "packed-refs").write_bytes(os.fsencode(refs))
+        info = git_dir / "objects" / "info"
+        info.mkdir(exist_ok=True)
+        (info / "alternates").write_bytes(os.fsencode(self.path / "objects") + b"\n")
+        url = self.repository.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+        with (git_dir / "config").open("ab") as config:
+            config.write(os.fsencode(f'[remote "origin"]\n\turl = "{url}"\n\tfetch = {HEADS}\n[gc]\n\tauto = 0\n'))
+
+    def _make_way(self, error: GitError) -> bool:
+        """Deal with what blocks a fetch and cannot be the remote's fault; True: worth another try."""
+        if "cannot lock ref" in error.output and "exists; cannot create" in error.output:
+            return self._set_gone_branches_aside()
+        return False
+
+    def _set_gone_branches_aside(self) -> bool:
+        """The remote replaced branch `a` by `a/b`: the old one moves to refs/gastown/gone/<sha>."""
+        listed = git("ls-remote", "--heads", "--", self.repository, cwd=self.path).splitlines()
+        present = {line.split("\t", 1)[1].removeprefix("refs/heads/") for line in listed}
+        moves = []
+        for line in git(
+            "for-each-ref", "--format=%(objectname) %(refname:lstrip=3)", "refs/remotes/origin", cwd=self.path
+        ).splitlines():
+            sha, branch = line.split(" ", 1)
+            if branch not in present:
+                moves += [f"update refs/gastown/gone/{sha} {sha}", f"delete refs/remotes/origin/{branch} {sha}"]
+        if moves:
+            git("update-ref", "--stdin", cwd=self.path, stdin=os.fsencode("\n".join(moves) + "\n"))
+        return bool(moves)
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """One writer of remote branches at a time; the lock goes with the process that holds it."""
+        deadline = time.monotonic() + NETWORK_TIMEOUT_S
+        with self.path.with_suffix(".lock").open("ab") as file:
+            while True:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if time.monotonic() > deadline:
+                        raise GitError(
+                            "fetch", f"fatal: another fetch of {self.repository} does not end", None
+                        ) from None
+                    time.sleep(LOCK_POLL_S)
+            yield
+
+
+def absolute(repository: str) -> str:
+    """A path made absolute, so that it means the same everywhere; a URL as it is."""
+    path = Path(repository).expanduser()
+    return str(path.resolve()) if "://" not in repository and path.exists() else repository
