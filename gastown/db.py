@@ -1,0 +1,74 @@
+"""Connections, transactions and the one clock. Every wait on Postgres has a deadline."""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from functools import cache
+from typing import Any, TypeVar
+
+from sqlalchemy import DateTime, Engine, Function, create_engine, func
+from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.orm import Session
+
+from gastown.errors import DatabaseUnavailable
+from gastown.settings import get_settings
+
+T = TypeVar("T")
+
+CONNECT_TIMEOUT_S = 3
+TIMEOUTS = "-c statement_timeout=5s -c lock_timeout=2s -c idle_in_transaction_session_timeout=10s"  # DESIGN 3
+TRY_AGAIN = {"40001", "40P01"}  # serialization failure, deadlock: the same again can work
+
+
+def gastown_now() -> Function[datetime]:
+    """The time, as SQL: the database's clock, or the one that a test or the simulation set for its session."""
+    return func.gastown_now(type_=DateTime(timezone=True))
+
+
+def make_engine(url: str, **options: Any) -> Engine:
+    arguments = {"connect_timeout": CONNECT_TIMEOUT_S, "options": TIMEOUTS, "application_name": "gastown"}
+    return create_engine(url, connect_args=arguments, pool_pre_ping=True, **options)
+
+
+def engine() -> Engine:
+    """This process's engine. A forked child gets its own: connections must not be shared across a fork."""
+    return _engine_of(os.getpid())
+
+
+@cache
+def _engine_of(pid: int) -> Engine:
+    return make_engine(get_settings().database, pool_size=5, max_overflow=20)
+
+
+@contextmanager
+def transaction() -> Iterator[Session]:
+    """One transaction, committed at the end. Raises DatabaseUnavailable when Postgres cannot be reached."""
+    try:
+        with Session(engine(), expire_on_commit=False) as session, session.begin():
+            yield session
+    except OperationalError as error:
+        if error.connection_invalidated or _is_connection_failure(error):
+            raise DatabaseUnavailable(f"Postgres cannot be reached: {_first_line(error)}", hint="gastown up") from error
+        raise
+
+
+def in_transaction(work: Callable[[Session], T]) -> T:
+    """Run `work` in a transaction; once more after a deadlock or a serialization failure."""
+    try:
+        with transaction() as session:
+            return work(session)
+    except DBAPIError as error:
+        if getattr(error.orig, "sqlstate", None) not in TRY_AGAIN:
+            raise
+    with transaction() as session:
+        return work(session)
+
+
+def _is_connection_failure(error: OperationalError) -> bool:
+    state = getattr(error.orig, "sqlstate", None)
+    return state is None or state.startswith(("08", "57P")) or state == "53300"
+
+
+def _first_line(error: OperationalError) -> str:
+    return (str(error.orig).strip().splitlines() or ["no reason given"])[0]

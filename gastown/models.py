@@ -1,0 +1,413 @@
+"""The schema. Constraints carry the invariants: what must never be true cannot be stored.
+
+A status is written by `gastown.store` alone (L2). The legal moves are tables in `gastown.states`.
+"""
+
+from datetime import date, datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Date,
+    DateTime,
+    ForeignKey,
+    Identity,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    SmallInteger,
+    Text,
+    UniqueConstraint,
+    func,
+    text,
+)
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+from gastown.states import (
+    LIVE,
+    MERGING,
+    PRIORITIES,
+    TERMINAL,
+    AgentStatus,
+    BeadStatus,
+    DispatchStatus,
+    FailureClass,
+    MergeStatus,
+    Resolution,
+)
+
+
+def one_of(column: str, values: Any) -> str:
+    return f"{column} IN ({', '.join(repr(str(value)) for value in values)})"
+
+
+NOW = func.gastown_now()
+IS_LIVE = one_of("status", LIVE)
+IS_TERMINAL = one_of("status", TERMINAL)
+
+
+class Base(DeclarativeBase):
+    metadata = MetaData(
+        naming_convention={
+            "ix": "%(table_name)s_%(column_0_N_name)s_idx",
+            "uq": "%(table_name)s_%(column_0_N_name)s_key",
+            "ck": "%(table_name)s_%(constraint_name)s_check",
+            "fk": "%(table_name)s_%(column_0_name)s_fkey",
+            "pk": "%(table_name)s_pkey",
+        }
+    )
+    type_annotation_map = {  # noqa: RUF012 (SQLAlchemy reads it from the class)
+        str: Text,
+        int: BigInteger,
+        datetime: DateTime(timezone=True),
+        dict[str, Any]: JSONB,
+        list[Any]: JSONB,
+        list[str]: ARRAY(Text),
+        bytes: LargeBinary,
+    }
+
+
+class Town(Base):
+    """An isolated installation. The reconciler decides for one town at a time, under its lock."""
+
+    __tablename__ = "towns"
+
+    id: Mapped[int] = mapped_column(Identity(always=True), primary_key=True)
+    name: Mapped[str] = mapped_column(unique=True)
+    paused_at: Mapped[datetime | None]
+    policy: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'"))
+    created_at: Mapped[datetime] = mapped_column(server_default=NOW)
+
+
+class Node(Base):
+    """One runtime that runs attempts. It is live while one of its workers beats."""
+
+    __tablename__ = "nodes"
+    __table_args__ = (CheckConstraint("capacity > 0", name="capacity"),)
+
+    id: Mapped[int] = mapped_column(Identity(always=True), primary_key=True)
+    name: Mapped[str] = mapped_column(unique=True)
+    runtime: Mapped[str]
+    capacity: Mapped[int] = mapped_column(Integer)
+    heartbeat_at: Mapped[datetime] = mapped_column(server_default=NOW)
+    created_at: Mapped[datetime] = mapped_column(server_default=NOW)
+
+
+class Rig(Base):
+    """One git repository under management."""
+
+    __tablename__ = "rigs"
+    __table_args__ = (
+        UniqueConstraint("town_id", "name"),
+        CheckConstraint("name <> '' AND repository <> '' AND branch <> ''", name="named"),
+    )
+
+    id: Mapped[int] = mapped_column(Identity(always=True), primary_key=True)
+    town_id: Mapped[int] = mapped_column(ForeignKey("towns.id"))
+    name: Mapped[str]
+    repository: Mapped[str]  # URL, or the path of a bare repository or of the user's own checkout
+    branch: Mapped[str]  # the target of merges
+    agent: Mapped[str | None]  # the preset; None: each sling has to say
+    setup: Mapped[str] = mapped_column(server_default="")
+    gates: Mapped[list[str]] = mapped_column(server_default=text("'{}'"))
+    environment: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'"))  # captured at `rig add`, scrubbed
+    policy: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'"))
+    paused_at: Mapped[datetime | None]
+    created_at: Mapped[datetime] = mapped_column(server_default=NOW)
+
+
+class Bead(Base):
+    """A durable unit of work. `wake_at` says when the reconciler must look next; `ready_at` that only a slot is missing."""
+
+    __tablename__ = "beads"
+    __table_args__ = (
+        CheckConstraint(one_of("status", BeadStatus), name="status"),
+        CheckConstraint(f"resolution IS NULL OR {one_of('resolution', Resolution)}", name="resolution"),
+        CheckConstraint("(status = 'closed') = (resolution IS NOT NULL)", name="closed_has_resolution"),
+        CheckConstraint("status <> 'failed' OR failure_code IS NOT NULL", name="failed_has_reason"),
+        CheckConstraint(f"({IS_TERMINAL}) = (closed_at IS NOT NULL)", name="terminal_has_end"),
+        CheckConstraint(f"ready_at IS NULL OR NOT ({IS_TERMINAL})", name="terminal_is_never_ready"),
+        CheckConstraint(f"priority BETWEEN 0 AND {len(PRIORITIES) - 1}", name="priority"),
+        CheckConstraint("title <> '' AND length(title) <= 10000", name="title"),
+        CheckConstraint("(held_at IS NULL) = (held_reason IS NULL)", name="held_has_reason"),
+        Index("beads_due", "town_id", "wake_at", postgresql_where=text("wake_at IS NOT NULL")),
+        Index(
+            "beads_ready",
+            "town_id",
+            "rig_id",
+            text("(forced_at IS NULL)"),
+            "priority",
+            "created_at",
+            postgresql_where=text("ready_at IS NOT NULL"),
+        ),
+        Index("beads_unfinished", "town_id", "created_at", postgresql_where=text(f"NOT ({IS_TERMINAL})")),
+        Index("beads_town_created", "town_id", "created_at"),
+        {"postgresql_with": {"fillfactor": "80"}},
+    )
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    town_id: Mapped[int] = mapped_column(ForeignKey("towns.id"))
+    rig_id: Mapped[int] = mapped_column(ForeignKey("rigs.id"))
+    type: Mapped[str] = mapped_column(server_default="issue")
+    title: Mapped[str]
+    body: Mapped[str] = mapped_column(server_default="")
+    labels: Mapped[list[str]] = mapped_column(server_default=text("'{}'"))
+    agent: Mapped[str | None]  # the preset; None: the rig's
+    priority: Mapped[int] = mapped_column(SmallInteger, server_default="2")
+    status: Mapped[str] = mapped_column(server_default=BeadStatus.OPEN)
+    resolution: Mapped[str | None]
+    wake_at: Mapped[datetime | None]
+    ready_at: Mapped[datetime | None]
+    not_before: Mapped[datetime | None]
+    forced_at: Mapped[datetime | None]
+    held_at: Mapped[datetime | None]
+    held_reason: Mapped[str | None]
+    attempts_from: Mapped[int] = mapped_column(Integer, server_default="0")  # epochs up to this one count no more
+    base_sha: Mapped[str | None]  # what the next attempt starts from, when somebody asked for it
+    failure_class: Mapped[str | None]
+    failure_code: Mapped[str | None]
+    failure_message: Mapped[str | None]
+    verdict: Mapped[str | None]  # the last decision: what it was, its values, and the rule that made it
+    verdict_reason: Mapped[str | None]
+    verdict_rule: Mapped[str | None]
+    looked_at: Mapped[datetime | None]
+    created_at: Mapped[datetime] = mapped_column(server_default=NOW)
+    started_at: Mapped[datetime | None]
+    closed_at: Mapped[datetime | None]
+
+
+class BeadDependency(Base):
+    """`bead_id` waits for `blocker_id`. A trigger refuses an edge that closes a cycle, naming its path."""
+
+    __tablename__ = "bead_dependencies"
+    __table_args__ = (
+        CheckConstraint("bead_id <> blocker_id", name="no_self_edge"),
+        CheckConstraint("kind IN ('blocks', 'tracks')", name="kind"),
+        Index("bead_dependencies_blocker", "blocker_id"),
+    )
+
+    bead_id: Mapped[str] = mapped_column(ForeignKey("beads.id"), primary_key=True)
+    blocker_id: Mapped[str] = mapped_column(ForeignKey("beads.id"), primary_key=True)
+    kind: Mapped[str] = mapped_column(server_default="blocks")
+
+
+class Agent(Base):
+    """A named worker identity on a rig. Its hook, `bead_id`, survives its process."""
+
+    __tablename__ = "agents"
+    __table_args__ = (
+        CheckConstraint(one_of("status", AgentStatus), name="status"),
+        CheckConstraint("status <> 'working' OR bead_id IS NOT NULL", name="working_has_hook"),
+        CheckConstraint("status <> 'retired' OR bead_id IS NULL", name="retired_has_no_hook"),
+        Index("one_agent_per_bead", "bead_id", unique=True, postgresql_where=text("bead_id IS NOT NULL")),
+        Index(
+            "one_living_agent_per_name", "town_id", "name", unique=True, postgresql_where=text("status <> 'retired'")
+        ),
+        Index("agents_idle", "rig_id", "id", postgresql_where=text("status = 'idle' AND bead_id IS NULL")),
+    )
+
+    id: Mapped[int] = mapped_column(Identity(always=True), primary_key=True)
+    town_id: Mapped[int] = mapped_column(ForeignKey("towns.id"))
+    rig_id: Mapped[int] = mapped_column(ForeignKey("rigs.id"))
+    name: Mapped[str]
+    role: Mapped[str] = mapped_column(server_default="polecat")
+    status: Mapped[str] = mapped_column(server_default=AgentStatus.IDLE)
+    bead_id: Mapped[str | None] = mapped_column(ForeignKey("beads.id"))
+    idle_since: Mapped[datetime | None] = mapped_column(server_default=NOW)
+    created_at: Mapped[datetime] = mapped_column(server_default=NOW)
+
+
+class Dispatch(Base):
+    """One attempt to run an agent on a bead. At most one per bead, and per agent, is live: Postgres sees to that.
+
+    `heartbeat_at`, `lease_expires_at` and `progress_at` are in no index, so that a heartbeat is a HOT update.
+    """
+
+    __tablename__ = "dispatches"
+    __table_args__ = (
+        UniqueConstraint("bead_id", "epoch"),
+        CheckConstraint(one_of("status", DispatchStatus), name="status"),
+        CheckConstraint("epoch > 0", name="epoch"),
+        CheckConstraint(f"({IS_LIVE}) = (ended_at IS NULL)", name="ended_is_not_live"),
+        CheckConstraint("status NOT IN ('failed', 'rolled_back', 'lost', 'stopped') OR code IS NOT NULL", name="has_code"),
+        CheckConstraint(f"failure_class IS NULL OR {one_of('failure_class', FailureClass)}", name="failure_class"),
+        CheckConstraint("status <> 'running' OR started_at IS NOT NULL", name="running_has_started"),
+        Index("one_live_dispatch_per_bead", "bead_id", unique=True, postgresql_where=text(IS_LIVE)),
+        Index("one_live_dispatch_per_agent", "agent_id", unique=True, postgresql_where=text(IS_LIVE)),
+        Index("live_dispatches_of_town", "town_id", "rig_id", "node_id", postgresql_where=text(IS_LIVE)),
+        {"postgresql_with": {"fillfactor": "70"}},
+    )
+
+    id: Mapped[UUID] = mapped_column(primary_key=True, server_default=func.gen_random_uuid())
+    town_id: Mapped[int] = mapped_column(ForeignKey("towns.id"))
+    rig_id: Mapped[int] = mapped_column(ForeignKey("rigs.id"))
+    bead_id: Mapped[str] = mapped_column(ForeignKey("beads.id"))
+    agent_id: Mapped[int] = mapped_column(ForeignKey("agents.id"))
+    node_id: Mapped[int] = mapped_column(ForeignKey("nodes.id"))
+    epoch: Mapped[int] = mapped_column(Integer)
+    preset: Mapped[str]
+    status: Mapped[str] = mapped_column(server_default=DispatchStatus.QUEUED)
+    queued_at: Mapped[datetime] = mapped_column(server_default=NOW)
+    starting_at: Mapped[datetime | None]  # a worker claimed the start
+    call_ended_at: Mapped[datetime | None]  # runtime.start came back, or its worker is known to be gone
+    claimed_by: Mapped[str | None]  # the worker that claimed the start
+    pid: Mapped[int | None]  # of the supervisor, for people
+    started_at: Mapped[datetime | None]  # the attempt's first call
+    heartbeat_at: Mapped[datetime | None]
+    lease_expires_at: Mapped[datetime | None]
+    progress_at: Mapped[datetime | None]
+    phase: Mapped[str | None]
+    status_text: Mapped[str | None]  # what the agent says it is doing
+    seen_at: Mapped[datetime | None]  # when an inspection looked, and what it saw
+    seen: Mapped[str | None]
+    seen_exit_code: Mapped[int | None] = mapped_column(Integer)
+    seen_oom: Mapped[bool | None] = mapped_column(Boolean)
+    ended_at: Mapped[datetime | None]
+    code: Mapped[str | None]  # a FailureCode, or a StopCode
+    failure_class: Mapped[str | None]
+    message: Mapped[str | None]
+    exit_code: Mapped[int | None] = mapped_column(Integer)
+    base_sha: Mapped[str | None]
+    head_sha: Mapped[str | None]
+    wip_sha: Mapped[str | None]
+    adopted_at: Mapped[datetime | None]
+    log_bytes: Mapped[int] = mapped_column(server_default="0")
+
+
+class MergeRequest(Base):
+    """A finished attempt's head on its way into the target. What is merged is `head_sha`, whatever its ref says later.
+
+    `staged_sha` is a gated merge commit that waits for the user's checkout to be clean; later merges stack on it.
+    """
+
+    __tablename__ = "merge_requests"
+    __table_args__ = (
+        CheckConstraint(one_of("status", MergeStatus), name="status"),
+        CheckConstraint("(held_code IS NULL) = (held_reason IS NULL)", name="held_has_reason"),
+        CheckConstraint("status <> 'pushing' OR (merge_sha IS NOT NULL AND expected_sha IS NOT NULL)", name="pushing"),
+        CheckConstraint(
+            f"NOT ({one_of('status', MERGING)}) OR lease_expires_at IS NOT NULL", name="merging_has_lease"
+        ),
+        CheckConstraint("(merged_sha IS NULL) = (merged_at IS NULL)", name="merged_is_dated"),
+        UniqueConstraint("dispatch_id"),
+        Index(
+            "one_merge_per_target", "rig_id", "target", unique=True, postgresql_where=text(one_of("status", MERGING))
+        ),
+        Index(
+            "one_merge_request_per_bead",
+            "bead_id",
+            unique=True,
+            postgresql_where=text("status NOT IN ('closed', 'failed')"),
+        ),
+        Index(
+            "merge_queue",
+            "rig_id",
+            "target",
+            "priority",
+            "created_at",
+            postgresql_where=text("status NOT IN ('closed', 'failed')"),
+        ),
+    )
+
+    id: Mapped[int] = mapped_column(Identity(always=True), primary_key=True)
+    town_id: Mapped[int] = mapped_column(ForeignKey("towns.id"))
+    rig_id: Mapped[int] = mapped_column(ForeignKey("rigs.id"))
+    bead_id: Mapped[str] = mapped_column(ForeignKey("beads.id"))
+    dispatch_id: Mapped[UUID] = mapped_column(ForeignKey("dispatches.id"))
+    target: Mapped[str]
+    head_sha: Mapped[str]
+    priority: Mapped[int] = mapped_column(SmallInteger)
+    status: Mapped[str] = mapped_column(server_default=MergeStatus.OPEN)
+    merge_epoch: Mapped[int] = mapped_column(Integer, server_default="0")
+    lease_expires_at: Mapped[datetime | None]
+    step: Mapped[str | None]
+    asked_at: Mapped[datetime | None]  # when a merge message was last published for it
+    merge_sha: Mapped[str | None]  # our merge commit, written before it is pushed
+    expected_sha: Mapped[str | None]  # what the push expects the target to be
+    staged_sha: Mapped[str | None]
+    held_code: Mapped[str | None]
+    held_reason: Mapped[str | None]
+    held_output: Mapped[str | None]
+    look_at: Mapped[datetime | None]  # a hold that the outside may lift is looked at again then
+    merged_sha: Mapped[str | None]
+    merged_at: Mapped[datetime | None]
+    created_at: Mapped[datetime] = mapped_column(server_default=NOW)
+
+
+class Event(Base):
+    """The journal: who did what, when and why. Append-only."""
+
+    __tablename__ = "events"
+    __table_args__ = (Index("events_bead", "bead_id", "id"), Index("events_town", "town_id", "id"))
+
+    id: Mapped[int] = mapped_column(Identity(always=True), primary_key=True)
+    at: Mapped[datetime] = mapped_column(server_default=NOW)
+    town_id: Mapped[int] = mapped_column(ForeignKey("towns.id"))
+    bead_id: Mapped[str | None] = mapped_column(ForeignKey("beads.id"))
+    dispatch_id: Mapped[UUID | None]
+    actor: Mapped[str]
+    kind: Mapped[str]
+    message: Mapped[str]
+    data: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'"))
+
+
+class DecisionRow(Base):
+    """A verdict, each time it or its reason changed, with the view it was made from: the same view gives the same verdict."""
+
+    __tablename__ = "decisions"
+    __table_args__ = (Index("decisions_bead", "bead_id", "id"),)
+
+    id: Mapped[int] = mapped_column(Identity(always=True), primary_key=True)
+    at: Mapped[datetime] = mapped_column(server_default=NOW)
+    town_id: Mapped[int] = mapped_column(ForeignKey("towns.id"))
+    bead_id: Mapped[str] = mapped_column(ForeignKey("beads.id"))
+    verdict: Mapped[str]
+    reason: Mapped[str]
+    rule: Mapped[str]
+    next_look: Mapped[datetime | None]
+    view: Mapped[dict[str, Any]]
+
+
+class LogChunk(Base):
+    """Part of an attempt's output. Partitioned by the day the attempt was queued, so that a number is stored once."""
+
+    __tablename__ = "log_chunks"
+    __table_args__ = {"postgresql_partition_by": "RANGE (day)"}  # noqa: RUF012
+
+    day: Mapped[date] = mapped_column(Date, primary_key=True)
+    dispatch_id: Mapped[UUID] = mapped_column(primary_key=True)
+    seq: Mapped[int] = mapped_column(Integer, primary_key=True)
+    at: Mapped[datetime] = mapped_column(server_default=NOW)
+    data: Mapped[bytes]
+
+
+class ApiToken(Base):
+    """A bearer token: an attempt's, which speaks for its own dispatch alone, or a person's. Only the hash is kept."""
+
+    __tablename__ = "api_tokens"
+    __table_args__ = (
+        CheckConstraint("octet_length(token_hash) = 32", name="hash"),
+        Index("api_tokens_dispatch", "dispatch_id", postgresql_where=text("dispatch_id IS NOT NULL")),
+    )
+
+    id: Mapped[int] = mapped_column(Identity(always=True), primary_key=True)
+    town_id: Mapped[int] = mapped_column(ForeignKey("towns.id"))
+    dispatch_id: Mapped[UUID | None] = mapped_column(ForeignKey("dispatches.id"))
+    name: Mapped[str]
+    token_hash: Mapped[bytes] = mapped_column(unique=True)
+    created_at: Mapped[datetime] = mapped_column(server_default=NOW)
+
+
+class Service(Base):
+    """When a part of Gastown last showed itself, and when its last silence ended. The outage guard reads `api`."""
+
+    __tablename__ = "services"
+
+    name: Mapped[str] = mapped_column(primary_key=True)
+    alive_at: Mapped[datetime]
+    back_at: Mapped[datetime]

@@ -1,0 +1,1 @@
+"""Decisions. Pure: no clock, database, network or log."""

@@ -1,0 +1,51 @@
+"""The numbers of the rules. All times in seconds; DESIGN 4 gives the reasons."""
+
+from dataclasses import dataclass, fields, replace
+from datetime import timedelta
+from typing import Any, Self
+
+
+@dataclass(frozen=True, kw_only=True)
+class Policy:
+    max_running: int = 4  # attempts of a town at the same time; an agent CLI and its tools fill about one core
+    rig_max_running: int = 4
+    node_max_running: int = 8
+    max_agent_failures: int = 5
+    backoff_s: tuple[float, ...] = (0, 30, 60, 120, 300, 600)  # by failed attempts in a row; the first retry is at once
+    backoff_jitter: float = 0.1  # drawn once and stored, so that a herd spreads
+    republish_s: tuple[float, ...] = (10, 20, 40)
+    queued_timeout_s: float = 120
+    inspect_start_s: float = 5
+    start_timeout_s: float = 120
+    unknown_start_delay_s: float = 30  # a start whose end nobody knows may still come up
+    heartbeat_lease_s: float = 45  # four heartbeats of 10 s and some
+    merge_lease_s: float = 45
+    merge_look_s: float = 10  # how often a merge that waits for the outside is looked at
+    api_silence_s: float = 15  # three beats of the API, 5 s each
+    node_silence_s: float = 45
+    rule_error_delay_s: float = 30
+
+    def __post_init__(self) -> None:
+        if self.heartbeat_lease_s < 20:
+            raise ValueError(f"heartbeat_lease_s = {self.heartbeat_lease_s} is shorter than two heartbeats of 10 s")
+        for each in fields(self):
+            value = getattr(self, each.name)
+            for number in value if isinstance(value, tuple) else (value,):
+                if not isinstance(number, int | float) or isinstance(number, bool) or number < 0:
+                    raise ValueError(f"{each.name} = {value!r} must be a number of 0 or more")
+        if not self.backoff_s or not self.republish_s:
+            raise ValueError("backoff_s and republish_s need at least one number")
+
+    @classmethod
+    def of(cls, *overrides: dict[str, Any]) -> Self:
+        """The defaults with overrides, later ones first in rank. Raises ValueError for an unknown key or nonsense."""
+        merged = {key: tuple(value) if isinstance(value, list) else value for each in overrides for key, value in each.items()}
+        unknown = merged.keys() - {each.name for each in fields(cls)}
+        if unknown:
+            raise ValueError(f"there is no policy {', '.join(sorted(unknown))}")
+        return replace(cls(), **merged)
+
+    def backoff(self, failures_in_row: int, jitter: float) -> timedelta:
+        """How long to wait after that many failed attempts in a row. `jitter` in -1..1 scales `backoff_jitter`."""
+        base = self.backoff_s[min(max(failures_in_row, 1), len(self.backoff_s)) - 1]
+        return timedelta(seconds=base * (1 + self.backoff_jitter * jitter))

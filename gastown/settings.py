@@ -1,0 +1,146 @@
+"""Settings: `GASTOWN_*` variables, then `gastown.toml` in GASTOWN_HOME, then the defaults here. Unknown keys are refused."""
+
+import hashlib
+import os
+import tempfile
+from functools import cache
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+
+from gastown.errors import UsageError
+from gastown.reconcile.policy import Policy
+
+DEFAULT_HOME = "~/.gastown"
+SOCKET_PATH_BYTES = 90  # a Unix socket path holds 107 bytes; Postgres appends /.s.PGSQL.5432
+# set for attempts and by the demo, so not settings and not misspelt ones either
+NOT_SETTINGS = frozenset({"home", "dispatch", "bead", "epoch", "agent", "cache", "command", "faults", "token_file"})
+
+
+class ApiSettings(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    bind: str = Field("127.0.0.1:8484", description="host:port the API listens on")
+    agent_url: str | None = Field(None, description="the API as attempts reach it; default http://<bind>")
+
+    @field_validator("bind")
+    @classmethod
+    def _host_and_port(cls, value: str) -> str:
+        host, colon, port = value.rpartition(":")
+        if not (host and colon and port.isdigit() and 0 < int(port) < 65536):
+            raise ValueError(f"{value!r} is not host:port, such as 127.0.0.1:8484")
+        return value
+
+    @property
+    def host(self) -> str:
+        return self.bind.rpartition(":")[0]
+
+    @property
+    def port(self) -> int:
+        return int(self.bind.rpartition(":")[2])
+
+
+class Settings(BaseSettings):
+    model_config = SettingsConfigDict(env_prefix="GASTOWN_", env_nested_delimiter="__", extra="forbid")
+
+    home: Path = Field(Path(DEFAULT_HOME), description="where Gastown keeps everything of its own")
+    database_url: str | None = Field(None, description="an existing Postgres; default: the embedded one")
+    broker_url: str | None = Field(None, description="an existing Redis or RabbitMQ; default: the embedded Redis")
+    api: ApiSettings = Field(ApiSettings(), description="the HTTP API, which agents call as well")
+    town: str = Field("default", description="the town that commands speak of")
+    node: str = Field("local", description="the name of this machine among the nodes")
+    worker_processes: int = Field(2, ge=1, le=64, description="pool processes of the worker that starts agents")
+    log_level: str = Field("INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$", description="of every process")
+    policy: dict[str, Any] = Field(default_factory=dict, description="numbers of the reconciler to override")
+
+    @field_validator("home")
+    @classmethod
+    def _absolute(cls, value: Path) -> Path:
+        return value.expanduser().absolute()
+
+    @field_validator("policy")
+    @classmethod
+    def _sound_policy(cls, value: dict[str, Any]) -> dict[str, Any]:
+        Policy.of(value)
+        return value
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, toml_file=config_file())
+
+    @property
+    def run_dir(self) -> Path:
+        """Where the embedded sockets are: in the home, or in a short folder where that path is too long for a socket."""
+        inside = self.home / "run"
+        if len(os.fsencode(inside)) <= SOCKET_PATH_BYTES:
+            return inside
+        digest = hashlib.sha256(os.fsencode(self.home)).hexdigest()[:12]
+        return Path(tempfile.gettempdir()) / f"gastown-{os.getuid()}-{digest}"
+
+    @property
+    def embedded_database(self) -> bool:
+        return self.database_url is None
+
+    @property
+    def embedded_broker(self) -> bool:
+        return self.broker_url is None
+
+    @property
+    def database(self) -> str:
+        """The URL of Postgres, embedded or not, with psycopg 3 as driver."""
+        if self.database_url is None:
+            return f"postgresql+psycopg://gastown@/gastown?host={quote(str(self.run_dir), safe='/')}"
+        scheme, _, rest = self.database_url.partition("://")
+        return f"postgresql+psycopg://{rest}" if scheme in ("postgres", "postgresql") else self.database_url
+
+    @property
+    def broker(self) -> str:
+        return self.broker_url or f"redis+socket://{quote(str(self.run_dir / 'redis.sock'), safe='/')}?virtual_host=0"
+
+    @property
+    def agent_url(self) -> str:
+        return self.api.agent_url or f"http://{self.api.bind}"
+
+
+def home() -> Path:
+    return Path(os.environ.get("GASTOWN_HOME") or DEFAULT_HOME).expanduser().absolute()
+
+
+def config_file() -> Path:
+    return home() / "gastown.toml"
+
+
+def load() -> Settings:
+    """Read them anew. Raises UsageError, naming each key that is unknown or makes no sense."""
+    try:
+        settings = Settings()
+    except ValidationError as error:
+        lines = "; ".join(f"{'.'.join(map(str, each['loc'])) or 'settings'}: {each['msg']}" for each in error.errors())
+        raise UsageError(f"the settings are wrong: {lines}", hint=f"mend {config_file()} or the GASTOWN_ variables") from error
+    except (ValueError, OSError) as error:
+        raise UsageError(f"{config_file()} cannot be read: {error}", hint="mend the file, or move it away") from error
+    unknown = [name for name in os.environ if name.startswith("GASTOWN_") and not _is_known(name)]
+    if unknown:
+        raise UsageError(f"unknown setting {', '.join(sorted(unknown))}", hint="`gastown config show` lists every setting")
+    return settings
+
+
+def _is_known(variable: str) -> bool:
+    name = variable.removeprefix("GASTOWN_").lower().partition("__")[0]
+    return name in Settings.model_fields or name in NOT_SETTINGS
+
+
+@cache
+def get_settings() -> Settings:
+    """The settings of this process, read once."""
+    return load()
