@@ -1,0 +1,71 @@
+"""Child processes that cannot outlive the process that started them."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+LAUNCH = Path(__file__).with_name("launch.py")
+
+
+def spawn(
+    argv: Sequence[str | Path],
+    *,
+    log: Path,
+    stop_signal: signal.Signals,
+    env: Mapping[str, str],
+    cwd: Path,
+    prefix: Sequence[str] = (),
+    pass_fds: Sequence[int] = (),
+) -> subprocess.Popen[bytes]:
+    """Start `argv` in a session of its own, its output appended to `log`; `stop_signal` reaches it when we die.
+
+    `prefix` is a program that changes credentials and executes the rest. Call it from the main thread only: the kernel
+    ties the parent-death signal to the thread. Raises OSError.
+    """
+    launch = [sys.executable, "-I", "-S", str(LAUNCH), str(os.getpid()), str(int(stop_signal))]
+    with open(log, "ab", opener=_private) as output:
+        return subprocess.Popen(
+            [*prefix, *launch, *map(str, argv)],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            env=dict(env),
+            cwd=cwd,
+            start_new_session=True,
+            pass_fds=tuple(pass_fds),
+        )
+
+
+def end(process: subprocess.Popen[bytes], stop_signal: signal.Signals, *, grace_s: float) -> int:
+    """Ask the process to stop, then kill its whole session; its exit code. One that has ended already is a success."""
+    if process.poll() is None:
+        process.send_signal(stop_signal)
+        try:
+            return process.wait(grace_s)
+        except subprocess.TimeoutExpired:
+            kill_session(process)
+    return process.wait()
+
+
+def kill_session(process: subprocess.Popen[bytes]) -> None:
+    """SIGKILL the process and whatever is still in its group. `spawn` made it the leader of one."""
+    try:
+        os.killpg(process.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return
+
+
+def await_exit(process: subprocess.Popen[bytes], *, timeout_s: float) -> int | None:
+    """The exit code, or None when it still runs after `timeout_s`."""
+    deadline = time.monotonic() + timeout_s
+    while process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return process.poll()
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
