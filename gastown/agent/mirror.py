@@ -6,17 +6,21 @@ objects.
 
 import fcntl
 import os
+import re
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from gastown.agent import processes
 from gastown.agent.git import NETWORK_TIMEOUT_S, GitError, git
 
 HEADS = "+refs/heads/*:refs/remotes/origin/*"
 TAGS = "+refs/tags/*:refs/tags/*"
 LOCK_POLL_S = 0.02
+MARK = "GASTOWN_MIRROR"  # in the environment of every git process that may write to a mirror
+_LOCK_FILE = re.compile(r"Unable to create '(.+\.lock)': File exists")
 
 
 class Mirror:
@@ -24,6 +28,10 @@ class Mirror:
 
     def __init__(self, path: Path, repository: str) -> None:
         self.path, self.repository = path, repository
+        self._marked = {MARK: str(path)}
+
+    def _git(self, *args: str, stdin: bytes | None = None) -> str:
+        return git(*args, cwd=self.path, env=self._marked, stdin=stdin)
 
     @classmethod
     def open(cls, home: Path, rig_id: int, repository: str) -> "Mirror":
@@ -50,29 +58,28 @@ class Mirror:
 
     def fetch(self, *refspecs: str) -> None:
         """Bring it up to date with the remote; by default all branches (as refs/remotes/origin/*) and tags."""
+        wanted = refspecs or (HEADS, TAGS)
         with self._locked():
-            wanted = refspecs or (HEADS, TAGS)
             try:
-                self._fetch(wanted)
+                self._twice(lambda: self._fetch(wanted))
             except GitError as error:
-                if not self._make_way(error):
+                if "exists; cannot create" not in error.output or not self._set_gone_branches_aside():
                     raise
                 self._fetch(wanted)
 
     def _fetch(self, refspecs: Sequence[str]) -> None:
         options = ("--quiet", "--no-tags", "--no-prune", "--no-write-fetch-head", "--no-auto-gc", "--force")
-        git("fetch", *options, "--", self.repository, *refspecs, cwd=self.path)
+        self._git("fetch", *options, "--", self.repository, *refspecs)
 
     def resolve(self, rev: str) -> str | None:
         """The SHA of the commit that `rev` names, or None when the mirror has no such commit."""
         try:
-            return git(
-                "rev-parse", "--verify", "--quiet", "--end-of-options", f"{rev}^{{commit}}", cwd=self.path
-            ).strip()
+            found = self._git("rev-parse", "--verify", "--quiet", "--end-of-options", f"{rev}^{{commit}}")
         except GitError as error:
             if error.exit_code in (1, 128) and "not a git repository" not in error.output:
                 return None
             raise
+        return found.strip()
 
     def target(self, branch: str) -> str | None:
         """The head of a branch of the remote, as of the last fetch."""
@@ -80,11 +87,15 @@ class Mirror:
 
     def push(self, *refspecs: str, options: Sequence[str] = ()) -> None:
         """Push from the mirror to the remote. `options` go before the repository."""
-        git("push", "--quiet", "--porcelain", *options, "--", self.repository, *refspecs, cwd=self.path)
+        self._git("push", "--quiet", "--porcelain", *options, "--", self.repository, *refspecs)
 
     def keep(self, worktree: Path, *refspecs: str) -> None:
         """Bring commits of a clone into the mirror, as in `keep(worktree, f"+{sha}:{wip_ref}")`. No network."""
-        git("push", "--quiet", "--", str(self.path), *refspecs, cwd=worktree)
+        self._twice(lambda: git("push", "--quiet", "--", str(self.path), *refspecs, cwd=worktree, env=self._marked))
+
+    def set_ref(self, ref: str, sha: str) -> None:
+        """Point one of our own refs (refs/gastown/...) at a commit that the mirror has."""
+        self._twice(lambda: self._git("update-ref", ref, sha))
 
     def clone(self, worktree: Path, sha: str, branch: str) -> None:
         """A clone of its own, with `sha` checked out as `branch`, that borrows the mirror's objects. No network.
@@ -104,7 +115,7 @@ class Mirror:
 
     def _lend(self, git_dir: Path) -> None:
         """Objects by reference, branches and tags as one packed file: thousands of them cost no more than one."""
-        refs = git("for-each-ref", "--format=%(objectname) %(refname)", "refs/remotes", "refs/tags", cwd=self.path)
+        refs = self._git("for-each-ref", "--format=%(objectname) %(refname)", "refs/remotes/origin", "refs/tags")
         (git_dir / "packed-refs").write_bytes(os.fsencode(refs))
         info = git_dir / "objects" / "info"
         info.mkdir(exist_ok=True)
@@ -113,25 +124,38 @@ class Mirror:
         with (git_dir / "config").open("ab") as config:
             config.write(os.fsencode(f'[remote "origin"]\n\turl = "{url}"\n\tfetch = {HEADS}\n[gc]\n\tauto = 0\n'))
 
-    def _make_way(self, error: GitError) -> bool:
-        """Deal with what blocks a fetch and cannot be the remote's fault; True: worth another try."""
-        if "cannot lock ref" in error.output and "exists; cannot create" in error.output:
-            return self._set_gone_branches_aside()
-        return False
+    def _twice(self, command: Callable[[], object]) -> None:
+        """Run it, and once more when it met the lock file of a git process that is dead."""
+        try:
+            command()
+        except GitError as error:
+            if not self._remove_stale_lock(error):
+                raise
+            command()
+
+    def _remove_stale_lock(self, error: GitError) -> bool:
+        """A git process that was killed leaves its lock file; git itself never takes that as a sign of death."""
+        found = _LOCK_FILE.search(error.output)
+        if not found or processes.marked(MARK, str(self.path)):  # somebody writes here: it may be theirs
+            return False
+        lock = Path(found[1])
+        if not lock.is_relative_to(self.path):
+            return False
+        lock.unlink(missing_ok=True)
+        return True
 
     def _set_gone_branches_aside(self) -> bool:
         """The remote replaced branch `a` by `a/b`: the old one moves to refs/gastown/gone/<sha>."""
-        listed = git("ls-remote", "--heads", "--", self.repository, cwd=self.path).splitlines()
+        listed = self._git("ls-remote", "--heads", "--", self.repository).split("\n")[:-1]
         present = {line.split("\t", 1)[1].removeprefix("refs/heads/") for line in listed}
         moves = []
-        for line in git(
-            "for-each-ref", "--format=%(objectname) %(refname:lstrip=3)", "refs/remotes/origin", cwd=self.path
-        ).splitlines():
+        known = self._git("for-each-ref", "--format=%(objectname) %(refname:lstrip=3)", "refs/remotes/origin")
+        for line in known.split("\n")[:-1]:
             sha, branch = line.split(" ", 1)
             if branch not in present:
                 moves += [f"update refs/gastown/gone/{sha} {sha}", f"delete refs/remotes/origin/{branch} {sha}"]
         if moves:
-            git("update-ref", "--stdin", cwd=self.path, stdin=os.fsencode("\n".join(moves) + "\n"))
+            self._git("update-ref", "--stdin", stdin=os.fsencode("\n".join(moves) + "\n"))
         return bool(moves)
 
     @contextmanager
@@ -145,9 +169,7 @@ class Mirror:
                     break
                 except BlockingIOError:
                     if time.monotonic() > deadline:
-                        raise GitError(
-                            "fetch", f"fatal: another fetch of {self.repository} does not end", None
-                        ) from None
+                        raise GitError("fetch", "fatal: another fetch into this mirror does not end", None) from None
                     time.sleep(LOCK_POLL_S)
             yield
 
