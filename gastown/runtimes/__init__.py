@@ -1,5 +1,6 @@
 """Places where attempts live. A runtime knows names, processes and containers; nothing of beads or databases."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -75,5 +76,8 @@ class Runtime(Protocol):
     def list_names(self) -> list[str]:
         """The attempts of which anything still runs."""
 
-    def run(self, spec: CommandSpec) -> CommandResult:
-        """Run a command to its end in a tree of its own, all of which is gone when this returns."""
+    def run(self, spec: CommandSpec, *, should_stop: Callable[[], bool] | None = None) -> CommandResult:
+        """Run a command to its end in a tree of its own, all of which is gone when this returns.
+
+        `should_stop` is asked several times a second; when it says yes the command is ended, with no exit code.
+        """

@@ -1,0 +1,330 @@
+"""The attempt from its first heartbeat to its exit code. Read `run` and `_attempt` first."""
+
+import shutil
+import signal
+import sys
+import threading
+import time
+import traceback
+from pathlib import Path
+
+from gastown.agent import processes
+from gastown.agent.client import Client, Denied, Fenced, GaveUp
+from gastown.agent.git import GitError
+from gastown.agent.heartbeat import Heart
+from gastown.agent.mirror import Mirror
+from gastown.agent.output import Pump, Sender, Spool
+from gastown.agent.program import (
+    CannotStart,
+    Program,
+    Tree,
+    command_line,
+    environment_for,
+    person_of,
+    write_prompt,
+)
+from gastown.agent.protocol import FENCED_EXIT, Assignment, Checkpoint, Done, Launch, head_ref
+from gastown.agent.pushes import Pushes
+from gastown.agent.runs import RunFiles
+from gastown.agent.salvage import end_earlier, salvage
+from gastown.agent.setup import Setup
+from gastown.agent.signals import Interrupted, Signals
+from gastown.agent.workspace import Workspace, branches, fetch, starting_point
+
+OK_EXIT, INTERNAL_EXIT = 0, 1
+STOP_REPORT_S = 5.0  # for the report of an attempt that is stopped: somebody waits for it to end
+LOGS_S, LATE_LOGS_S = 5.0, 120.0  # for the last output to arrive before `done`, and after it
+CANDIDATE_PUSH_S, WIP_PUSH_S, STOPPED_PUSH_S = 120.0, 30.0, 3.0  # for the remote to take what the mirror has
+
+
+class Failed(Exception):
+    """The attempt failed in a way that has a code of its own."""
+
+    def __init__(self, code: str, message: str, exit_code: int | None = None) -> None:
+        super().__init__(message)
+        self.code, self.exit_code = code, exit_code
+
+
+class Supervision:
+    """One attempt. Main thread: the sequence and all work on the worktree. Others: heartbeats, output, pushes."""
+
+    assignment: Assignment
+
+    def __init__(self, launch: Launch, files: RunFiles) -> None:
+        self.launch, self.files, self.home = launch, files, Path(launch.home)
+        self.signals = Signals()
+        self.signals.install()
+        processes.become_subreaper()
+        self.spool = Spool(files.spool)
+        self.client = self._new_client()
+        self.heart = Heart(self._new_client(), self._fence, self.log)
+        self.heart.output_total = lambda: self.spool.total
+        self.sender = Sender(self.spool, self._new_client(), self._fence)
+        self.tree = Tree(launch.dispatch_id)
+        self.workspace: Workspace | None = None
+        self.pushes: Pushes | None = None
+        self._safe = True  # whether the last save worked
+        self._exit = OK_EXIT
+        self._reporting = False
+        self._complained_at = 0.0
+
+    def run(self) -> int:
+        """The exit code: OK_EXIT, FENCED_EXIT or INTERNAL_EXIT."""
+        self.heart.start()
+        self.sender.start()
+        done = self._attempt()
+        if self.signals.fenced:
+            self.log("superseded: the work is saved, nothing is reported")
+        elif not self._report(done):
+            self.log(f"could not report {done.outcome}")
+        self._clean_up()
+        return FENCED_EXIT if self.signals.fenced else self._exit
+
+    def _attempt(self) -> Done:
+        """Do the work and save it, however it ends."""
+        try:
+            with self.signals.interrupting():
+                self._get_assignment()
+                self._make_workspace()
+            self._work()
+            done = self._offer()
+        except Failed as error:
+            done = Done(outcome="failed", code=error.code, message=str(error), exit_code=error.exit_code)
+        except (GitError, OSError) as error:
+            self.log(str(error))
+            message = error.reason if isinstance(error, GitError) else str(error)
+            done = Done(outcome="failed", code="workspace_failed", message=message)
+        except Denied as error:
+            self.log(f"{error}: this attempt's token is not accepted")
+            done = Done(outcome="failed", code="workspace_failed", message=str(error))
+        except (Interrupted, GaveUp, Fenced):
+            done = Done(outcome="stopped", code="drained", message="stopped on request")
+        except Exception as error:  # noqa: BLE001 - whatever it is, the town must hear of it
+            self.log(traceback.format_exc())
+            message = f"the supervisor failed: {type(error).__name__}: {error}"
+            done = Done(outcome="failed", code="workspace_failed", message=message)
+            self._exit = INTERNAL_EXIT
+        if done.outcome == "succeeded":
+            return done
+        self.heart.phase = "saving"
+        self.tree.end()
+        return Done(**{**done.to_json(), "wip_sha": self._save()})
+
+    def _get_assignment(self) -> None:
+        try:
+            answer = self.client.until_answered("GET", "assignment", wait=self.signals.wait, on_failure=self._complain)
+        except Fenced:
+            self.signals.fenced = True
+            raise
+        self.assignment = Assignment.from_json(answer)
+        self.heart.every_s = self.assignment.heartbeat_s
+
+    def _make_workspace(self) -> None:
+        given = self.assignment
+        end_earlier(self.home, given.bead_id, given.epoch)
+        mirror = Mirror.open(self.home, given.rig_id, given.repository)
+        self.pushes = Pushes(mirror, self.log)
+        for ref in salvage(self.home, mirror, given.bead_id, given.epoch, person_of(given), self.log):
+            self.pushes.start(ref)
+        fetch(mirror, given.bead_id, given.previous_epochs, given.base)
+        target = mirror.target(given.branch)
+        if target is None:
+            raise _no_target(mirror, given.branch)
+        start = starting_point(mirror, given.bead_id, given.epoch, given.base, target)
+        workspace = Workspace(self.home, mirror, given.bead_id, given.epoch, person_of(given), self.spool.note)
+        workspace.make(target, start)
+        self.workspace, self.heart.worktree = workspace, workspace.path
+
+    def _work(self) -> None:
+        """Set-up, then the agent. Returns when the agent says that it is done."""
+        assert self.workspace is not None
+        environment = environment_for(self.assignment, self.launch, self.files)
+        self._set_up(environment, self.workspace.path)
+        prompt = write_prompt(self.assignment, self.files)
+        if self.signals.ending:
+            raise Interrupted
+        self.heart.phase = "agent"
+        try:
+            program = Program(
+                command_line(self.assignment, self.files, prompt),
+                worktree=self.workspace.path,
+                environment=environment,
+                prompt=self.files.prompt if self.assignment.prompt_on_stdin else None,
+            )
+        except CannotStart as error:
+            raise Failed("command_not_found", str(error)) from error
+        pump = Pump(program.pipe, self.spool)
+        pump.start()
+        try:
+            self._watch(program)
+            if self.signals.stop and not self.signals.fenced:
+                program.terminate()
+        finally:
+            self.tree.end()
+            exit_code = program.reap()
+            pump.join(5)
+        if self.signals.ending:
+            raise Interrupted
+        if exit_code != 0:
+            raise Failed("agent_failed", f"{_ending('the agent', exit_code)}\n{self.spool.last()}".strip(), exit_code)
+
+    def _set_up(self, environment: dict[str, str], worktree: Path) -> None:
+        setup = Setup(self.home, self.assignment.rig_id, self.assignment.setup, worktree)
+        if not setup.needed():
+            return
+        self.heart.phase = "setup"
+        result = setup.run(environment, lambda: self.signals.ending, self.spool.add)
+        if self.signals.ending:
+            raise Interrupted
+        if result.exit_code != 0:
+            how = "ran out of time" if result.exit_code is None else _ending("it", result.exit_code)
+            tail = result.output[-2048:].decode(errors="replace").strip()
+            raise Failed("setup_failed", f"setup `{self.assignment.setup}`: {how}\n{tail}".strip(), result.exit_code)
+
+    def _watch(self, program: Program) -> None:
+        """Until the agent ends or is to end. Nothing is polled: a signal wakes the wait."""
+        next_save = time.monotonic() + self.assignment.checkpoint_s
+        while program.exit_code() is None:
+            left = next_save - time.monotonic()
+            if self.signals.wait(min(left, Tree.LOOK_EVERY_S) if self.tree.has_zombies else left):
+                return
+            self.tree.reap_orphans(program.pid)
+            if time.monotonic() >= next_save:
+                self._checkpoint()
+                next_save = time.monotonic() + self.assignment.checkpoint_s
+
+    def _checkpoint(self) -> None:
+        before = self.workspace.wip_sha if self.workspace else None
+        sha = self._save()
+        if sha and sha != before:
+            threading.Thread(target=self._tell_checkpoint, args=(sha,), name="checkpoint", daemon=True).start()
+
+    def _tell_checkpoint(self, sha: str) -> None:
+        client = self._new_client()
+        try:
+            client.until_answered("POST", "checkpoint", Checkpoint(wip_sha=sha).to_json(), within_s=60)
+        except Fenced:
+            self._fence()
+        except (Denied, GaveUp) as error:
+            self.log(f"checkpoint {sha} was not reported: {error}")
+        finally:
+            client.close()
+
+    def _offer(self) -> Done:
+        """Make the candidate of what the agent left."""
+        assert self.workspace is not None
+        assert self.pushes is not None
+        self.heart.phase = "saving"
+        trailers = {"Gastown-Bead": self.launch.bead_id, "Gastown-Dispatch": self.launch.dispatch_id}
+        candidate = self.workspace.candidate(self.assignment.title, trailers)
+        if candidate.head_sha != candidate.base_sha:
+            self.pushes.start(head_ref(self.launch.bead_id, self.launch.epoch))
+        return Done(outcome="succeeded", base_sha=candidate.base_sha, head_sha=candidate.head_sha, exit_code=0)
+
+    def _save(self) -> str | None:
+        """Keep the work; returns the SHA it is under, if there is any."""
+        if self.workspace is None or self.pushes is None or not self.workspace.path.is_dir():
+            return None
+        try:
+            if self.workspace.save():
+                self.pushes.start(self.workspace.wip_ref)
+            self._safe = True
+        except (GitError, OSError) as error:
+            self._safe = False
+            self.log(f"the work could not be saved, so it stays in {self.workspace.path}: {error}")
+            self.spool.note(f"the work could not be saved, so it stays in {self.workspace.path}")
+        return self.workspace.wip_sha
+
+    def _report(self, done: Done) -> bool:
+        """Send `done` until it is answered; bounded once the attempt is to stop."""
+        self._wait_for_pushes(done)
+        if self.spool.trouble:
+            self.log(f"output was lost: {self.spool.trouble}")
+        self.spool.close()
+        self.sender.finish(LOGS_S)
+        self._reporting = True  # from here on the answer to `done` decides whether we are fenced
+        while not self.signals.fenced:
+            stopping = self.signals.stop
+            try:
+                self.client.until_answered(
+                    "POST",
+                    "done",
+                    done.to_json(),
+                    within_s=STOP_REPORT_S if stopping else None,
+                    on_failure=self._complain,
+                    **({} if stopping else {"wait": self.signals.wait}),
+                )
+            except Fenced:
+                self.signals.fenced = True
+            except Denied as error:
+                self.log(f"{error}: this attempt's token is not accepted; its work is saved")
+                self._exit = INTERNAL_EXIT
+                return False
+            except GaveUp:
+                if stopping:
+                    return False
+            else:
+                self.sender.finish(STOP_REPORT_S if stopping else LATE_LOGS_S)
+                return True
+        return False
+
+    def _wait_for_pushes(self, done: Done) -> None:
+        if self.pushes is None:
+            return
+        limit = CANDIDATE_PUSH_S if done.outcome == "succeeded" else WIP_PUSH_S
+        deadline = time.monotonic() + limit
+        while not self.pushes.wait(0.5) and time.monotonic() < deadline:
+            if self.signals.ending:
+                self.pushes.wait(STOPPED_PUSH_S)
+                return
+
+    def _clean_up(self) -> None:
+        """What is safe in the mirror or sent goes; everything else stays where the next attempt looks for it."""
+        self.heart.stop()
+        self.tree.end()
+        if self.signals.fenced and self.pushes is not None:
+            self.pushes.wait(WIP_PUSH_S)
+        try:
+            if self.workspace is not None and self._safe and self.workspace.path.is_dir():
+                self.workspace.remove()
+        except (GitError, OSError) as error:
+            self.log(f"the worktree stays: {error}")
+        shutil.rmtree(self.files.tmp, ignore_errors=True)
+        if not self.sender.is_alive():
+            shutil.rmtree(self.files.spool, ignore_errors=True)
+
+    def _fence(self) -> None:
+        """Another thread was told 409."""
+        if not self._reporting:
+            self.signals.fence()
+
+    def _complain(self, error: Exception) -> None:
+        if time.monotonic() - self._complained_at > 60 or not self._complained_at:
+            self._complained_at = time.monotonic()
+            self.log(f"{error}; trying again")
+
+    def _new_client(self) -> Client:
+        return Client(self.launch.api_url, self.launch.token)
+
+    @staticmethod
+    def log(text: str) -> None:
+        stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        sys.stderr.write(f"{stamp} {text.rstrip()}\n")
+        sys.stderr.flush()
+
+
+def _no_target(mirror: Mirror, branch: str) -> Failed:
+    names = branches(mirror)
+    if not names:
+        return Failed("repository_empty", f"{mirror.repository} has no commits; push a first one to {branch}")
+    some = ", ".join(names[:5])
+    return Failed("workspace_failed", f"{mirror.repository} has no branch {branch!r}; it has {some}")
+
+
+def _ending(who: str, exit_code: int) -> str:
+    if exit_code >= 0:
+        return f"{who} exited with {exit_code}"
+    try:
+        return f"{who} was ended by {signal.Signals(-exit_code).name}"
+    except ValueError:
+        return f"{who} was ended by signal {-exit_code}"

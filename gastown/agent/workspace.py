@@ -1,0 +1,252 @@
+"""The attempt's own clone: where it starts from, how its work is kept, and when it may go.
+
+Work is kept in the node's mirror first. Only then may a worktree be removed, and it is renamed before it is, so that
+nobody takes a half-removed one for the agent's work; in the same way it gets its name only when it is complete.
+"""
+
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from gastown.agent.git import GitError, git
+from gastown.agent.mirror import HEADS, TAGS, Mirror
+from gastown.agent.protocol import head_ref, wip_ref
+from gastown.agent.snapshot import Person, Tree, commit_tree, usable, write_tree
+
+SNAPSHOT = "Gastown-Snapshot"  # trailer of a commit that holds uncommitted work
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """What an attempt has to offer. `head_sha == base_sha`: nothing."""
+
+    base_sha: str
+    head_sha: str
+
+
+class Workspace:
+    """home/work/<bead>/<epoch>, a clone on the branch gt/<bead>. Its methods raise GitError and OSError."""
+
+    def __init__(
+        self, home: Path, mirror: Mirror, bead_id: str, epoch: int, person: Person, note: Callable[[str], None]
+    ) -> None:
+        self.mirror, self.bead_id, self.epoch, self.person = mirror, bead_id, epoch, person
+        self.path = home / "work" / bead_id / str(epoch)
+        self.wip_ref = wip_ref(bead_id, epoch)
+        self.left_out: list[str] = []  # as of the last save
+        self._note = note
+        self._saved: tuple[str, str] | None = None  # (head, tree)
+        self._repositories: list[str] = []
+        self.wip_sha: str | None = None
+        self.start_sha: str | None = None
+
+    def make(self, target: str, start: str) -> None:
+        """Clone at `start`. Where that is a snapshot, its content comes back as the uncommitted work it was."""
+        self.target_sha, self.start_sha = target, start
+        unfinished = self.path.with_name(f".new-{self.epoch}")
+        shutil.rmtree(unfinished, ignore_errors=True)
+        self.mirror.clone(unfinished, start, f"gt/{self.bead_id}")
+        if start != target and _is_snapshot(self.mirror, start):
+            git("reset", "--quiet", "--mixed", "HEAD^1", cwd=unfinished)
+            self.start_sha = git("rev-parse", "HEAD", cwd=unfinished).strip()
+        unfinished.rename(self.path)
+
+    def save(self) -> str | None:
+        """Keep everything as it is now under the WIP ref in the mirror; returns its SHA when that is news.
+
+        Commits are kept as they are, uncommitted work in a snapshot on top. Snapshots form a chain, so that an earlier
+        one stays reachable whatever the agent does to its branch.
+        """
+        tree = self._tree()
+        if (tree.head, tree.sha) == self._saved or (not tree.changed and self._known(tree.head)):
+            return None
+        before = self.mirror.resolve(self.wip_ref)
+        sha = tree.head
+        if tree.changed or (before and not _contains(self.path, before, tree.head)):
+            parents = [tree.head, *([before] if before and before != tree.head else [])]
+            sha = self._commit(tree, parents, self._snapshot_message())
+        self._keep(sha, self.wip_ref)
+        self._saved, self.wip_sha = (tree.head, tree.sha), sha
+        return sha
+
+    def candidate(self, title: str, trailers: dict[str, str]) -> Candidate:
+        """Commit what is left, and keep the result under the candidate's ref in the mirror.
+
+        The base is where this work and the target's head of the attempt's start part. Nothing was changed when the
+        result has the content of either: then there is nothing to merge, however many commits say so.
+        """
+        tree = self._tree()
+        head = tree.head
+        if tree.changed:
+            lines = "\n".join(f"{name}: {value}" for name, value in trailers.items())
+            head = self._commit(tree, [tree.head], f"{one_line(title)}\n\n{lines}\n")
+        self._keep(head, head_ref(self.bead_id, self.epoch))
+        if head != self.target_sha:  # in case nobody hears of it: the next attempt then starts from here
+            self._keep(self._after_snapshots(head), self.wip_ref)
+        base = self._merge_base(head) or self.target_sha
+        trees = git("rev-parse", *(f"{sha}^{{tree}}" for sha in (head, base, self.target_sha)), cwd=self.mirror.path)
+        mine, theirs, current = trees.split()
+        return Candidate(base, base if mine in (theirs, current) else head)
+
+    def _after_snapshots(self, head: str) -> str:
+        """`head`, or a snapshot without changes on top of it, so that earlier snapshots stay reachable."""
+        before = self.mirror.resolve(self.wip_ref)
+        if before is None or _contains(self.path, before, head):
+            return head
+        return commit_tree(self.path, f"{head}^{{tree}}", [head, before], self._snapshot_message(), self.person)
+
+    def remove(self) -> bool:
+        """Call after the last `save` or `candidate`. False: it holds repositories of the agent's own, so it stays."""
+        if self._repositories:
+            self._note(f"{self.path} is kept: {', '.join(self._repositories)} are git repositories of their own")
+            return False
+        self._keep_other_branches()
+        discard(self.path)
+        return True
+
+    def _tree(self) -> Tree:
+        scratch = self.path.parent
+        try:
+            tree = write_tree(self.path, scratch)
+        except GitError as error:
+            if usable(self.path):
+                raise
+            self._note(f"the clone's .git is unusable ({error.reason}); the files are saved without it")
+            self._replace_git()
+            tree = write_tree(self.path, scratch)
+        if tree.left_out != self.left_out:
+            for name in tree.left_out:
+                self._note(f"left out: {name}")
+        self.left_out, self._repositories = tree.left_out, tree.repositories
+        return tree
+
+    def _known(self, head: str) -> bool:
+        """Whether this commit is where the attempt started, or (when that is not known) on a branch of the remote."""
+        if self.start_sha is not None:
+            return head == self.start_sha
+        on = ("for-each-ref", "--count=1", f"--contains={head}", "--format=%(refname)", "refs/remotes/origin")
+        return self.mirror.resolve(head) is not None and bool(git(*on, cwd=self.mirror.path).strip())
+
+    def _replace_git(self) -> None:
+        """Set a broken .git aside, so that the files count as changes to what the attempt started from."""
+        start = self.start_sha or self.mirror.resolve(self.wip_ref) or self.mirror.resolve("refs/remotes/origin/HEAD")
+        if start is None:
+            raise GitError("snapshot", f"fatal: {self.path}/.git is broken and its start is not known", 128)
+        own = self.path / ".git"
+        if own.exists():
+            own.rename(self.path.with_name(f".broken-{self.epoch}-{os.getpid()}"))
+        made = self.path.with_name(f".new-{self.epoch}")
+        shutil.rmtree(made, ignore_errors=True)
+        self.mirror.clone(made, start, f"gt/{self.bead_id}")
+        (made / ".git").rename(own)
+        shutil.rmtree(made, ignore_errors=True)
+
+    def _snapshot_message(self) -> str:
+        return f"Work in progress on {self.bead_id}\n\n{SNAPSHOT}: {self.epoch}\n"
+
+    def _commit(self, tree: Tree, parents: Sequence[str], message: str) -> str:
+        return commit_tree(self.path, tree.sha, parents, message, self.person)
+
+    def _keep(self, sha: str, ref: str) -> None:
+        try:
+            self.mirror.keep(self.path, f"+{sha}:{ref}")
+        except GitError as error:
+            lock = self.mirror.path / f"{ref}.lock"
+            if not lock.exists():
+                raise
+            lock.unlink()  # only this attempt writes this ref, and only one process at a time: its writer was killed
+            self._note(f"removed a stale lock on {ref} ({error.reason})")
+            self.mirror.keep(self.path, f"+{sha}:{ref}")
+
+    def _merge_base(self, head: str) -> str | None:
+        with suppress(GitError):
+            return git("merge-base", head, self.target_sha, cwd=self.mirror.path).strip()
+        return None
+
+    def _keep_other_branches(self) -> None:
+        """Branches, tags and stashes that the agent made in its clone may hold commits found nowhere else."""
+        own = f"refs/heads/gt/{self.bead_id}"
+        names = git("for-each-ref", "--format=%(refname)", "refs/heads", "refs/stash", cwd=self.path).splitlines()
+        refspecs = [
+            f"+{name}:refs/gastown/left/{self.bead_id}/{self.epoch}/{name.removeprefix('refs/')}"
+            for name in names
+            if name != own
+        ]
+        if refspecs:
+            self.mirror.keep(self.path, *refspecs)
+
+
+def fetch(mirror: Mirror, bead_id: str, previous_epochs: Sequence[int], base: str | None) -> None:
+    """Bring the mirror up to date, and with it what other nodes saved of this bead if this one lacks it."""
+    extra = []
+    if previous_epochs and mirror.resolve(wip_ref(bead_id, max(previous_epochs))) is None:
+        # Beside ours, not over them: what was saved here may not have reached the remote.
+        extra.append(f"+refs/gastown/wip/{bead_id}/*:refs/gastown/remote/wip/{bead_id}/*")
+    if base and mirror.resolve(base) is None:
+        extra.append(f"+refs/gastown/head/{bead_id}/*:refs/gastown/remote/head/{bead_id}/*")
+    mirror.fetch(HEADS, TAGS, *extra)
+
+
+def starting_point(mirror: Mirror, bead_id: str, epoch: int, base: str | None, target: str) -> str:
+    """What the attempt was told to start from, else the newest work on this bead, else the target."""
+    if base and (sha := mirror.resolve(base)):
+        return sha
+    listed = git(
+        "for-each-ref",
+        "--format=%(refname) %(objectname)",
+        f"refs/gastown/wip/{bead_id}/",
+        f"refs/gastown/remote/wip/{bead_id}/",
+        cwd=mirror.path,
+    )
+    found: dict[tuple[int, bool], str] = {}
+    for line in listed.splitlines():
+        name, sha = line.split()
+        number = name.rpartition("/")[2]
+        if number.isdigit() and int(number) < epoch:
+            found[int(number), "/remote/" not in name] = sha  # of the same epoch, ours is the newer one
+    return found[max(found)] if found else target
+
+
+def branches(mirror: Mirror) -> list[str]:
+    """The remote's, as of the last fetch."""
+    listed = git("for-each-ref", "--format=%(refname:lstrip=3)", "refs/remotes/origin", cwd=mirror.path)
+    return listed.splitlines()
+
+
+def leftovers(home: Path, bead_id: str, epoch: int) -> list[int]:
+    """Earlier attempts on this bead whose worktree is still here, oldest first."""
+    folder = home / "work" / bead_id
+    names = os.listdir(folder) if folder.is_dir() else []
+    for name in names:
+        kind, _, number = name.rpartition("-")
+        if kind in (".new", ".gone") and number.isdigit() and int(number) < epoch:
+            shutil.rmtree(folder / name, ignore_errors=True)  # never complete, or saved before
+    return sorted(int(name) for name in names if name.isdigit() and int(name) < epoch)
+
+
+def discard(path: Path) -> None:
+    """Remove a worktree whose work is safe."""
+    gone = path.with_name(f".gone-{path.name}")
+    shutil.rmtree(gone, ignore_errors=True)
+    path.rename(gone)
+    shutil.rmtree(gone, ignore_errors=True)
+
+
+def one_line(title: str) -> str:
+    return " ".join(title.split()) or "Untitled"
+
+
+def _is_snapshot(mirror: Mirror, sha: str) -> bool:
+    message = git("log", "-1", f"--format=%(trailers:key={SNAPSHOT})", sha, cwd=mirror.path)
+    return bool(message.strip())
+
+
+def _contains(worktree: Path, ancestor: str, descendant: str) -> bool:
+    try:
+        git("merge-base", "--is-ancestor", ancestor, descendant, cwd=worktree)
+    except GitError:
+        return False
+    return True
