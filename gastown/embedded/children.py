@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -57,14 +56,6 @@ def kill_session(process: subprocess.Popen[bytes]) -> None:
         os.killpg(process.pid, signal.SIGKILL)
     except ProcessLookupError:
         return
-
-
-def await_exit(process: subprocess.Popen[bytes], *, timeout_s: float) -> int | None:
-    """The exit code, or None when it still runs after `timeout_s`."""
-    deadline = time.monotonic() + timeout_s
-    while process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.02)
-    return process.poll()
 
 
 def _private(path: str, flags: int) -> int:

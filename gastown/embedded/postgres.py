@@ -21,10 +21,16 @@ PORT = 5432  # names the socket file only: nothing listens on TCP
 INITDB_TIMEOUT_S = 120.0
 NOBODY = 65534
 NAMESPACE = ("unshare", "--user", "--map-user=1000", "--map-group=1000", "--")
-# As nobody, one capability of root's stays: without it, Postgres could not reach a home below a 0700 folder such as /root.
+# As nobody, one of root's capabilities stays: without it, Postgres could not reach a home below a 0700 folder (/root).
 AS_NOBODY = (
     "setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups",
     "--inh-caps=-all,+dac_override", "--ambient-caps=-all,+dac_override", "--",
+)  # fmt: skip
+
+# The builtin locale sorts by code point and is the same on every machine, whatever locales it has.
+INITDB_OPTIONS = (
+    "--username=gastown", "--auth=trust", "--encoding=UTF8", "--no-instructions",
+    "--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8",
 )  # fmt: skip
 
 # Safe first, then small and quiet. A laptop is idle most of the time, and one stack never needs more than this.
@@ -45,6 +51,7 @@ OPTIONS = {
     "checkpoint_timeout": "15min",
     "bgwriter_delay": "10s",  # the largest: idle wake-ups are all it would do here
     "wal_writer_delay": "10s",  # every commit flushes for itself; this is for asynchronous ones
+    "io_method": "sync",  # no I/O worker processes
     "autovacuum_naptime": "1min",
     "log_min_messages": "log",  # a statement's error is its client's to report: losing a race is no news here
     "log_checkpoints": "off",
@@ -81,11 +88,8 @@ def initialise(data: Path, *, sync: bool = True) -> None:
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(mode=0o700, parents=True)
     give_away(unfinished)
-    # fmt: off
-    argv = [*prefix(), str(binaries.postgres_bin() / "initdb"), "--pgdata", str(unfinished), "--username=gastown", "--auth=trust",
-            "--encoding=UTF8", "--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--no-instructions",
-            *([] if sync else ["--no-sync"])]
-    # fmt: on
+    initdb = str(binaries.postgres_bin() / "initdb")
+    argv = [*prefix(), initdb, "--pgdata", str(unfinished), *INITDB_OPTIONS, *([] if sync else ["--no-sync"])]
     try:
         made = subprocess.run(
             argv, capture_output=True, text=True, errors="replace", env=environment(), timeout=INITDB_TIMEOUT_S, cwd="/"
@@ -137,8 +141,10 @@ def is_ready(data: Path) -> bool:
 
 @cache
 def prefix() -> tuple[str, ...]:
-    """What to put before a Postgres program: nothing for an ordinary user. Postgres refuses to run as root, so root goes
-    into a user namespace, or, where that is forbidden (a container), becomes nobody. Raises StackUnavailable.
+    """What to put before a Postgres program: nothing for an ordinary user.
+
+    Postgres refuses to run as root, so root goes into a user namespace or, where that is forbidden (in a container),
+    becomes nobody. Raises StackUnavailable when neither can be had.
     """
     if os.geteuid() != 0:
         return ()

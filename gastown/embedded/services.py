@@ -1,0 +1,163 @@
+"""What a stack consists of, and how each part is started."""
+
+import json
+import os
+import socket
+import sys
+from pathlib import Path
+
+from pydantic import BaseModel
+
+from gastown.embedded import home, port, postgres, ready, redis
+from gastown.embedded.service import Service
+from gastown.settings import Settings
+
+APP = "gastown.celery_app"
+API = "gastown.api:create_app"
+DRAIN = "gastown.cli.drain"  # started by name: this package knows nothing of runtimes
+
+WORKERS = ("worker", "merge")
+
+
+def environment(settings: Settings, extra: dict[str, str]) -> dict[str, str]:
+    """Ours, with these settings written out, so that each child reads the same. PGPORT and the like stay behind."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
+    return kept | {"GASTOWN_HOME": str(settings.home)} | dict(_variables(settings, "GASTOWN_")) | extra
+
+
+def _variables(model: BaseModel, prefix: str) -> list[tuple[str, str]]:
+    found: list[tuple[str, str]] = []
+    for name in sorted(model.model_fields_set):
+        value, variable = getattr(model, name), prefix + name.upper()
+        if isinstance(value, BaseModel):
+            found += _variables(value, variable + "__")
+        elif value is not None:
+            found.append((variable, json.dumps(value) if isinstance(value, (dict, list)) else str(value)))
+    return found
+
+
+def servers(settings: Settings, lock: int) -> list[Service]:
+    """Redis and Postgres, each unless a URL names another one."""
+    data = settings.home
+    found = []
+    if settings.embedded_broker:
+        found.append(
+            Service(
+                name="redis",
+                argv=redis.command(data / "redis", settings.run_dir),
+                log=home.log_file(data, "redis"),
+                cwd=data / "run",
+                env=postgres.environment(),
+                stop_signal=redis.STOP_SIGNAL,
+                pass_fds=[lock],
+                before=lambda quick_deaths: redis.prepare_start(data / "redis", quick_deaths),
+                is_ready=lambda pid: redis.is_ready(settings.run_dir),
+            )
+        )
+    if settings.embedded_database:
+        found.append(
+            Service(
+                name="postgres",
+                argv=postgres.command(data / "pg", settings.run_dir),
+                log=home.log_file(data, "postgres"),
+                cwd=data / "run",
+                env=postgres.environment(),
+                stop_signal=postgres.STOP_SIGNAL,
+                grace_s=30.0,
+                prefix=postgres.prefix(),
+                pass_fds=[lock],
+                before=lambda quick_deaths: postgres.prepare_start(data / "pg"),
+                is_ready=lambda pid: postgres.is_ready(data / "pg"),
+            )
+        )
+    return found
+
+
+def programs(settings: Settings, lock: int, api: socket.socket, app: str, env: dict[str, str]) -> list[Service]:
+    """The Celery processes and the API."""
+    processes = str(settings.worker_processes)
+    return [
+        _worker(settings, lock, app, env, "worker", "control", f"control,node.{settings.node}", processes),
+        _worker(settings, lock, app, env, "merge", "merge", "merge", "1"),
+        Service(
+            name="beat",
+            argv=[
+                *_celery(app),
+                "beat",
+                f"--schedule={settings.home / 'run' / 'beat'}",
+                "--pidfile=",
+                *_level(settings),
+            ],
+            log=home.log_file(settings.home, "beat"),
+            cwd=settings.home / "run",
+            env=env,
+            grace_s=5.0,
+            pass_fds=[lock],
+        ),
+        Service(
+            name="api",
+            argv=[sys.executable, "-m", "gastown.embedded.serve", API, str(api.fileno())],
+            log=home.log_file(settings.home, "api"),
+            cwd=settings.home / "run",
+            env=env,
+            pass_fds=[lock, api.fileno()],
+            is_ready=lambda pid: port.answers(settings),
+        ),
+    ]
+
+
+def one_shot(settings: Settings, lock: int, module: str, env: dict[str, str]) -> Service:
+    """A child that does one thing and ends: `prepare`, or the drain."""
+    name = module.rpartition(".")[2]
+    return Service(
+        name=name,
+        argv=[sys.executable, "-m", module],
+        log=home.log_file(settings.home, name),
+        cwd=settings.home / "run",
+        env=env,
+        pass_fds=[lock],
+    )
+
+
+def _worker(
+    settings: Settings, lock: int, app: str, env: dict[str, str], name: str, host: str, queues: str, processes: str
+) -> Service:
+    node = f"{host}@{settings.node}"
+    told = ready.path(settings.home, node)
+    argv = [
+        *_celery(app),
+        "worker",
+        f"--hostname={node}",
+        f"--queues={queues}",
+        "--pool=prefork",
+        f"--concurrency={processes}",
+        "--include=gastown.embedded.ready",
+        *("--without-mingle", "--without-gossip", "--without-heartbeat"),
+        *_level(settings),
+    ]
+    return Service(
+        name=name,
+        argv=argv,
+        log=home.log_file(settings.home, name),
+        cwd=settings.home / "run",
+        env=env,
+        grace_s=30.0,  # a start that is under way: DESIGN 3 gives a runtime call 30 s
+        pass_fds=[lock],
+        before=lambda quick_deaths: told.unlink(missing_ok=True),
+        is_ready=lambda pid: _holds(told, pid),
+    )
+
+
+def _celery(app: str) -> list[str]:
+    return [sys.executable, "-m", "celery", "-A", app]
+
+
+def _level(settings: Settings) -> list[str]:
+    return [f"--loglevel={settings.log_level}"]
+
+
+def _holds(file: Path, pid: int) -> bool:
+    try:
+        return file.read_text() == str(pid)
+    except OSError:
+        return False
