@@ -95,6 +95,7 @@ class Node(Base):
     runtime: Mapped[str]
     capacity: Mapped[int] = mapped_column(Integer)
     heartbeat_at: Mapped[datetime] = mapped_column(server_default=NOW)
+    draining_at: Mapped[datetime | None]  # set: no new starts here
     created_at: Mapped[datetime] = mapped_column(server_default=NOW)
 
 
@@ -122,7 +123,10 @@ class Rig(Base):
 
 
 class Bead(Base):
-    """A durable unit of work. `wake_at` says when the reconciler must look next; `ready_at` that only a slot is missing."""
+    """A durable unit of work.
+
+    `wake_at` says when the reconciler must look next; `ready_at` that nothing but a free slot is missing.
+    """
 
     __tablename__ = "beads"
     __table_args__ = (
@@ -234,7 +238,9 @@ class Dispatch(Base):
         CheckConstraint(one_of("status", DispatchStatus), name="status"),
         CheckConstraint("epoch > 0", name="epoch"),
         CheckConstraint(f"({IS_LIVE}) = (ended_at IS NULL)", name="ended_is_not_live"),
-        CheckConstraint("status NOT IN ('failed', 'rolled_back', 'lost', 'stopped') OR code IS NOT NULL", name="has_code"),
+        CheckConstraint(
+            "status NOT IN ('failed', 'rolled_back', 'lost', 'stopped') OR code IS NOT NULL", name="has_code"
+        ),
         CheckConstraint(f"failure_class IS NULL OR {one_of('failure_class', FailureClass)}", name="failure_class"),
         CheckConstraint("status <> 'running' OR started_at IS NOT NULL", name="running_has_started"),
         Index("one_live_dispatch_per_bead", "bead_id", unique=True, postgresql_where=text(IS_LIVE)),
@@ -290,9 +296,7 @@ class MergeRequest(Base):
         CheckConstraint(one_of("status", MergeStatus), name="status"),
         CheckConstraint("(held_code IS NULL) = (held_reason IS NULL)", name="held_has_reason"),
         CheckConstraint("status <> 'pushing' OR (merge_sha IS NOT NULL AND expected_sha IS NOT NULL)", name="pushing"),
-        CheckConstraint(
-            f"NOT ({one_of('status', MERGING)}) OR lease_expires_at IS NOT NULL", name="merging_has_lease"
-        ),
+        CheckConstraint(f"NOT ({one_of('status', MERGING)}) OR lease_expires_at IS NOT NULL", name="merging_has_lease"),
         CheckConstraint("(merged_sha IS NULL) = (merged_at IS NULL)", name="merged_is_dated"),
         UniqueConstraint("dispatch_id"),
         Index(
@@ -330,6 +334,7 @@ class MergeRequest(Base):
     merge_sha: Mapped[str | None]  # our merge commit, written before it is pushed
     expected_sha: Mapped[str | None]  # what the push expects the target to be
     staged_sha: Mapped[str | None]
+    staged_at: Mapped[datetime | None]
     held_code: Mapped[str | None]
     held_reason: Mapped[str | None]
     held_output: Mapped[str | None]
@@ -357,7 +362,7 @@ class Event(Base):
 
 
 class DecisionRow(Base):
-    """A verdict, each time it or its reason changed, with the view it was made from: the same view gives the same verdict."""
+    """A verdict, each time it or its reason changed. The view it was made from gives the same verdict again."""
 
     __tablename__ = "decisions"
     __table_args__ = (Index("decisions_bead", "bead_id", "id"),)

@@ -1,4 +1,4 @@
-"""Settings: `GASTOWN_*` variables, then `gastown.toml` in GASTOWN_HOME, then the defaults here. Unknown keys are refused."""
+"""Settings: `GASTOWN_*` variables, then `gastown.toml` in GASTOWN_HOME, then the defaults. Unknown keys are refused."""
 
 import hashlib
 import os
@@ -80,7 +80,7 @@ class Settings(BaseSettings):
 
     @property
     def run_dir(self) -> Path:
-        """Where the embedded sockets are: in the home, or in a short folder where that path is too long for a socket."""
+        """Where the embedded sockets are: in the home, or in a short folder when that path is too long for one."""
         inside = self.home / "run"
         if len(os.fsencode(inside)) <= SOCKET_PATH_BYTES:
             return inside
@@ -126,12 +126,13 @@ def load() -> Settings:
         settings = Settings()
     except ValidationError as error:
         lines = "; ".join(f"{'.'.join(map(str, each['loc'])) or 'settings'}: {each['msg']}" for each in error.errors())
-        raise UsageError(f"the settings are wrong: {lines}", hint=f"mend {config_file()} or the GASTOWN_ variables") from error
+        hint = f"mend {config_file()} or the GASTOWN_ variables"
+        raise UsageError(f"the settings are wrong: {lines}", hint=hint) from error
     except (ValueError, OSError) as error:
         raise UsageError(f"{config_file()} cannot be read: {error}", hint="mend the file, or move it away") from error
     unknown = [name for name in os.environ if name.startswith("GASTOWN_") and not _is_known(name)]
     if unknown:
-        raise UsageError(f"unknown setting {', '.join(sorted(unknown))}", hint="`gastown config show` lists every setting")
+        raise UsageError(f"unknown setting {', '.join(sorted(unknown))}", hint="gastown config show lists them all")
     return settings
 
 

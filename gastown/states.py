@@ -84,7 +84,9 @@ DISPATCH_MOVES = (
     Move(DispatchStatus.RUNNING, DispatchStatus.FAILED, "the attempt reports that it failed"),
     Move(DispatchStatus.RUNNING, DispatchStatus.LOST, "no heartbeat for a whole lease, or its process is gone"),
     Move(DispatchStatus.RUNNING, DispatchStatus.STOPPED, "somebody cancels the bead, or the node drains"),
-    Move(DispatchStatus.ROLLED_BACK, DispatchStatus.RUNNING, "adopted: it had started after all, and nothing replaced it"),
+    Move(
+        DispatchStatus.ROLLED_BACK, DispatchStatus.RUNNING, "adopted: it had started after all, and nothing replaced it"
+    ),
     Move(DispatchStatus.LOST, DispatchStatus.RUNNING, "adopted: it came back, and nothing replaced it"),
 )
 MERGE_MOVES = (
@@ -96,7 +98,11 @@ MERGE_MOVES = (
     Move(MergeStatus.IN_PROGRESS, MergeStatus.CLOSED, "the target has it already, or the bead is canceled"),
     Move(MergeStatus.IN_PROGRESS, MergeStatus.FAILED, "it can never be merged"),
     Move(MergeStatus.PUSHING, MergeStatus.CLOSED, "the target has it"),
-    Move(MergeStatus.PUSHING, MergeStatus.OPEN, "the target does not have it: refused, moved, or the worker died before the push"),
+    Move(
+        MergeStatus.PUSHING,
+        MergeStatus.OPEN,
+        "the target does not have it: refused, moved, or the worker died before the push",
+    ),
 )
 
 LIVE = (DispatchStatus.QUEUED, DispatchStatus.STARTING, DispatchStatus.RUNNING)
@@ -173,6 +179,7 @@ class HoldCode(StrEnum):
     DIRTY_CHECKOUT = "dirty_checkout"
     UNREACHABLE = "unreachable"
     HEAD_MISSING = "head_missing"
+    MERGE_ERROR = "merge_error"
 
 
 class Verdict(StrEnum):

@@ -18,7 +18,8 @@ class Policy:
     inspect_start_s: float = 5
     start_timeout_s: float = 120
     unknown_start_delay_s: float = 30  # a start whose end nobody knows may still come up
-    heartbeat_lease_s: float = 45  # four heartbeats of 10 s and some
+    heartbeat_s: float = 10
+    heartbeat_lease_s: float = 45  # four heartbeats and some
     merge_lease_s: float = 45
     merge_look_s: float = 10  # how often a merge that waits for the outside is looked at
     api_silence_s: float = 15  # three beats of the API, 5 s each
@@ -26,24 +27,31 @@ class Policy:
     rule_error_delay_s: float = 30
 
     def __post_init__(self) -> None:
-        if self.heartbeat_lease_s < 20:
-            raise ValueError(f"heartbeat_lease_s = {self.heartbeat_lease_s} is shorter than two heartbeats of 10 s")
         for each in fields(self):
             value = getattr(self, each.name)
             for number in value if isinstance(value, tuple) else (value,):
                 if not isinstance(number, int | float) or isinstance(number, bool) or number < 0:
                     raise ValueError(f"{each.name} = {value!r} must be a number of 0 or more")
+        if self.heartbeat_lease_s < 2 * self.heartbeat_s:
+            raise ValueError(
+                f"heartbeat_lease_s = {self.heartbeat_lease_s} is shorter than two heartbeats of {self.heartbeat_s} s"
+            )
         if not self.backoff_s or not self.republish_s:
             raise ValueError("backoff_s and republish_s need at least one number")
 
     @classmethod
     def of(cls, *overrides: dict[str, Any]) -> Self:
         """The defaults with overrides, later ones first in rank. Raises ValueError for an unknown key or nonsense."""
-        merged = {key: tuple(value) if isinstance(value, list) else value for each in overrides for key, value in each.items()}
+        given = {key: value for each in overrides for key, value in each.items()}
+        merged: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in given.items()}
         unknown = merged.keys() - {each.name for each in fields(cls)}
         if unknown:
             raise ValueError(f"there is no policy {', '.join(sorted(unknown))}")
         return replace(cls(), **merged)
+
+    @property
+    def rule_error_delay(self) -> timedelta:
+        return timedelta(seconds=self.rule_error_delay_s)
 
     def backoff(self, failures_in_row: int, jitter: float) -> timedelta:
         """How long to wait after that many failed attempts in a row. `jitter` in -1..1 scales `backoff_jitter`."""

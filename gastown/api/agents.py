@@ -1,0 +1,75 @@
+"""The agent API. A token speaks for its own attempt alone, so no route names one."""
+
+from typing import Annotated, Any
+from uuid import UUID
+
+from fastapi import APIRouter, Depends, Header, HTTPException
+from pydantic import BaseModel
+
+from gastown.agent.protocol import Checkpoint, Done, Heartbeat, LogChunk
+from gastown.commands import attempt
+from gastown.db import in_transaction, transaction
+from gastown.settings import get_settings
+from gastown.tasks.base import poke
+
+router = APIRouter(prefix="/agent/v1")
+
+
+def caller(authorization: Annotated[str, Header()] = "") -> UUID:
+    """The attempt that calls. 401 without a known token."""
+    scheme, _, token = authorization.partition(" ")
+    with transaction() as session:
+        dispatch_id = attempt.authenticate(session, token) if scheme.lower() == "bearer" and token else None
+    if dispatch_id is None:
+        raise HTTPException(401, "a bearer token of a dispatch is needed", headers={"WWW-Authenticate": "Bearer"})
+    return dispatch_id
+
+
+Caller = Annotated[UUID, Depends(caller)]
+
+
+class Text(BaseModel):
+    text: str
+
+
+@router.get("/assignment")
+def assignment(dispatch_id: Caller) -> dict[str, Any]:
+    home = get_settings().home
+    return in_transaction(lambda session: attempt.assignment(session, dispatch_id, home)).to_json()
+
+
+@router.post("/heartbeat")
+def heartbeat(dispatch_id: Caller, beat: Heartbeat) -> dict[str, str]:
+    in_transaction(lambda session: attempt.heartbeat(session, dispatch_id, beat))
+    return {"status": "ok"}
+
+
+@router.post("/logs")
+def logs(dispatch_id: Caller, chunks: list[LogChunk]) -> dict[str, str]:
+    in_transaction(lambda session: attempt.take_logs(session, dispatch_id, chunks))
+    return {"status": "ok"}
+
+
+@router.post("/checkpoint")
+def checkpoint(dispatch_id: Caller, saved: Checkpoint) -> dict[str, str]:
+    in_transaction(lambda session: attempt.checkpoint(session, dispatch_id, saved))
+    return {"status": "ok"}
+
+
+@router.post("/status")
+def status(dispatch_id: Caller, said: Text) -> dict[str, str]:
+    in_transaction(lambda session: attempt.set_status(session, dispatch_id, said.text))
+    return {"status": "ok"}
+
+
+@router.post("/escalate")
+def escalate(dispatch_id: Caller, said: Text) -> dict[str, str]:
+    in_transaction(lambda session: attempt.escalate(session, dispatch_id, said.text))
+    return {"status": "ok"}
+
+
+@router.post("/done")
+def done(dispatch_id: Caller, report: Done) -> dict[str, str]:
+    outcome = in_transaction(lambda session: attempt.finish(session, dispatch_id, report))
+    poke()
+    return {"status": outcome}

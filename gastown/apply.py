@@ -1,0 +1,82 @@
+"""Actions into guarded writes. The union type of actions makes the checker prove that each has its case."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import assert_never
+from uuid import UUID
+
+from sqlalchemy.orm import Session
+
+from gastown.models import Bead
+from gastown.reconcile.actions import (
+    Action,
+    AskMerge,
+    CleanUp,
+    CreateDispatch,
+    Effect,
+    FailBead,
+    InspectContainers,
+    Lose,
+    ReclaimMerge,
+    RollBack,
+    StartContainer,
+    StopContainer,
+)
+from gastown.reconcile.decision import Decision
+from gastown.reconcile.views import BeadView
+from gastown.states import StopCode
+from gastown.store import attempts, beads, decisions, merges
+from gastown.store.moves import MoveLost, wake
+
+
+def apply(session: Session, decided: Sequence[tuple[Bead, BeadView, Decision]], now: datetime) -> list[Effect]:
+    """Apply what was decided, one savepoint a bead: a move that is lost undoes that bead only and leaves it due."""
+    effects: list[Effect] = []
+    kept = []
+    for bead, view, decision in decided:
+        try:
+            with session.begin_nested():
+                mine = [effect for action in decision.actions for effect in _carry_out(session, bead, view, action)]
+        except MoveLost:
+            wake(session, bead.id)
+            continue
+        effects.extend(mine)
+        kept.append((bead, view, decision))
+    decisions.note_decisions(session, kept, now)
+    return effects
+
+
+def _carry_out(session: Session, bead: Bead, view: BeadView, action: Action) -> list[Effect]:
+    match action:
+        case CreateDispatch(node_id=node_id):
+            assert view.slot is not None
+            dispatch = attempts.create_dispatch(session, bead, node_id)
+            return [StartContainer(dispatch_id=str(dispatch.id), node=view.slot.node)]
+        case RollBack(dispatch_id=dispatch_id, code=code, message=message):
+            _must(attempts.roll_back(session, UUID(dispatch_id), code, message))
+            return []
+        case Lose(dispatch_id=dispatch_id, code=code, message=message, exit_code=exit_code):
+            _must(attempts.lose(session, UUID(dispatch_id), code, message, exit_code))
+            return []
+        case FailBead(code=code, message=message):
+            _must(beads.fail_bead(session, bead, code, message))
+            return []
+        case CleanUp():
+            attempts.stop_live(session, bead, StopCode.CANCELED, f"{bead.id} is {bead.status}")
+            attempts.unhook(session, bead.id)
+            return []
+        case ReclaimMerge(merge_id=merge_id):
+            _must(merges.reclaim(session, merge_id))
+            return []
+        case AskMerge(merge_id=merge_id):
+            merges.note_asked(session, merge_id)
+            return [action]
+        case StartContainer() | StopContainer() | InspectContainers():
+            return [action]
+        case _:
+            assert_never(action)
+
+
+def _must(moved: bool) -> None:
+    if not moved:
+        raise MoveLost

@@ -1,0 +1,15 @@
+"""What beat asks for, and how often. Each message expires after one period: a backlog would only ask the same again."""
+
+from typing import Any
+
+
+def every(period_s: float, task: str) -> dict[str, Any]:
+    return {"task": task, "schedule": period_s, "options": {"expires": period_s, "queue": "control"}}
+
+
+BEAT_SCHEDULE = {
+    "reconcile": every(5, "gastown.reconcile"),
+    "inspect": every(5, "gastown.inspect_containers"),
+    "resync": every(300, "gastown.resync"),
+    "housekeeping": every(3600, "gastown.housekeeping"),
+}

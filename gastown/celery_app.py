@@ -1,0 +1,64 @@
+"""The Celery app. Redis carries hints only; each setting says why it is as it is (figures: docs/architecture.md)."""
+
+from celery import Celery
+from kombu import Queue
+
+from gastown.beat_schedule import BEAT_SCHEDULE
+from gastown.settings import get_settings
+
+START_EXPIRES_S = 120  # a start that nobody took by then is rolled back (policy.queued_timeout_s)
+PUBLISH_TIMEOUT_S = 2  # a broker that does not answer must never hang a caller
+
+settings = get_settings()
+app = Celery("gastown", broker=settings.broker)
+
+
+def node_queue(node: str) -> str:
+    return f"node.{node}"
+
+
+def queue(name: str) -> Queue:
+    """A queue bound to a key of its own: without one, Celery binds it to the default key."""
+    return Queue(name, routing_key=name)
+
+
+app.conf.update(
+    # JSON only: a message can be made by hand, and can run no code
+    accept_content=["json"],
+    task_serializer="json",
+    # nobody waits for results, and with a backend that is down the failure hooks are skipped
+    result_backend=None,
+    task_ignore_result=True,
+    # acknowledged when taken, taken when a process is free: nothing waits in `unacked` for the visibility timeout, and
+    # nothing runs twice when a connection breaks. What is lost, the reconciler sees in the rows.
+    task_acks_late=False,
+    worker_disable_prefetch=True,
+    worker_prefetch_multiplier=1,
+    # reconnecting never gives up while the stack restarts its broker
+    broker_connection_retry_on_startup=True,
+    broker_connection_retry=True,
+    broker_connection_max_retries=None,
+    broker_transport_options={
+        "socket_timeout": PUBLISH_TIMEOUT_S,
+        "socket_connect_timeout": PUBLISH_TIMEOUT_S,
+        "health_check_interval": 10,
+    },
+    task_publish_retry=False,
+    task_create_missing_queues=True,
+    task_default_queue="control",
+    task_queues=[queue("control"), queue("merge"), queue(node_queue(settings.node))],
+    task_routes={"gastown.merge": {"queue": "merge", "routing_key": "merge"}},
+    beat_schedule=BEAT_SCHEDULE,
+    beat_max_loop_interval=5,
+    # events are for Flower alone, which switches them on
+    worker_send_task_events=False,
+    worker_hijack_root_logger=False,
+    worker_redirect_stdouts=False,
+    timezone="UTC",
+    imports=[
+        "gastown.tasks.reconcile",
+        "gastown.tasks.containers",
+        "gastown.tasks.merge",
+        "gastown.tasks.housekeeping",
+    ],
+)

@@ -1,0 +1,2 @@
+"""What people and agents may ask for. Each is one transaction, which its caller opens; effects are the caller's to
+publish after the commit."""

@@ -1,0 +1,184 @@
+"""What an attempt may ask for: the agent API's side of the protocol. Each call passes the one gate, `attempts.admit`."""
+
+import base64
+import binascii
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import func, select, update
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.orm import Session
+
+from gastown.agent.protocol import CHUNK_BYTES, LOG_BYTES, Assignment, Checkpoint, Done, Heartbeat, LogChunk
+from gastown.db import gastown_now
+from gastown.errors import UsageError
+from gastown.models import Agent, ApiToken, Bead, Dispatch, Rig
+from gastown.models import LogChunk as LogChunkRow
+from gastown.presets import load_preset
+from gastown.states import AgentStatus, BeadStatus, DispatchStatus, FailureCode, Resolution, StopCode
+from gastown.store import attempts, beads, merges
+from gastown.store.moves import lock_bead, move, record, set_bead
+from gastown.store.policies import policy_of
+
+STATUS_CHARACTERS = 500
+
+
+def authenticate(session: Session, token: str) -> UUID | None:
+    """The attempt that this bearer token speaks for."""
+    statement = select(ApiToken.dispatch_id).where(ApiToken.token_hash == attempts.digest(token))
+    return session.scalar(statement)
+
+
+def assignment(session: Session, dispatch_id: UUID, home: Path) -> Assignment:
+    """The work, and all that the supervisor needs to know of it."""
+    bead, dispatch = attempts.admit(session, dispatch_id)
+    rig, agent = session.get_one(Rig, bead.rig_id), session.get_one(Agent, dispatch.agent_id)
+    preset = load_preset(dispatch.preset, home)
+    earlier = select(Dispatch.epoch).where(Dispatch.bead_id == bead.id, Dispatch.epoch < dispatch.epoch)
+    return Assignment(
+        dispatch_id=str(dispatch_id),
+        bead_id=bead.id,
+        epoch=dispatch.epoch,
+        title=bead.title,
+        body=bead.body,
+        agent=agent.name,
+        rig_id=rig.id,
+        repository=rig.repository,
+        branch=rig.branch,
+        setup=rig.setup,
+        environment={str(key): str(value) for key, value in rig.environment.items()} | preset.environment,
+        argv=preset.argv,
+        prompt_on_stdin=preset.stdin,
+        preset=preset.name,
+        previous_epochs=sorted(session.scalars(earlier)),
+        base=bead.base_sha,
+        notes=bead.failure_message or "",
+        heartbeat_s=policy_of(session, rig.id).heartbeat_s,
+    )
+
+
+def heartbeat(session: Session, dispatch_id: UUID, beat: Heartbeat) -> None:
+    attempts.admit(session, dispatch_id)
+    values: dict[str, Any] = {"phase": beat.phase}
+    if beat.progressed:
+        values["progress_at"] = gastown_now()
+    _update(session, dispatch_id, **values)
+
+
+def take_logs(session: Session, dispatch_id: UUID, chunks: list[LogChunk]) -> None:
+    """Stored once each, however often they are sent. Taken also after `done`, not from one that was superseded."""
+    _bead, dispatch = _admit_reporter(session, dispatch_id)
+    room = LOG_BYTES + 2 * CHUNK_BYTES - dispatch.log_bytes
+    rows, stored = [], 0
+    for chunk in chunks:
+        data = _decode(chunk)
+        if stored + len(data) > room:
+            break
+        stored += len(data)
+        rows.append({"day": dispatch.queued_at.date(), "dispatch_id": dispatch_id, "seq": chunk.seq, "data": data})
+    if not rows:
+        return
+    statement = insert(LogChunkRow).values(rows).on_conflict_do_nothing().returning(func.octet_length(LogChunkRow.data))
+    added = sum(session.scalars(statement))
+    if added:
+        values = {"log_bytes": Dispatch.log_bytes + added}
+        if dispatch.status == DispatchStatus.RUNNING:
+            values["progress_at"] = gastown_now()
+        _update(session, dispatch_id, **values)
+
+
+def _decode(chunk: LogChunk) -> bytes:
+    try:
+        data = base64.b64decode(chunk.data, validate=True)
+    except binascii.Error as error:
+        raise UsageError(f"log chunk {chunk.seq} is not base64") from error
+    if len(data) > CHUNK_BYTES or chunk.seq < 0:
+        raise UsageError(f"log chunk {chunk.seq} has {len(data)} bytes, at most {CHUNK_BYTES} fit")
+    return data
+
+
+def checkpoint(session: Session, dispatch_id: UUID, saved: Checkpoint) -> None:
+    attempts.admit(session, dispatch_id)
+    _update(session, dispatch_id, wip_sha=saved.wip_sha, progress_at=gastown_now())
+
+
+def set_status(session: Session, dispatch_id: UUID, text: str) -> None:
+    """What the agent says it is doing."""
+    attempts.admit(session, dispatch_id)
+    _update(session, dispatch_id, status_text=text.replace("\x00", "")[:STATUS_CHARACTERS])
+
+
+def escalate(session: Session, dispatch_id: UUID, text: str) -> None:
+    """The agent asks for a human."""
+    bead, dispatch = attempts.admit(session, dispatch_id)
+    agent = session.get_one(Agent, dispatch.agent_id)
+    message = text.replace("\x00", "")[: attempts.MESSAGE_CHARACTERS]
+    record(session, bead.town_id, "escalation", message, actor=agent.name, bead_id=bead.id, dispatch_id=dispatch_id)
+
+
+def finish(session: Session, dispatch_id: UUID, done: Done) -> str:
+    """How the attempt ended: dispatch, bead, agent and merge request in one transaction. The dispatch's status.
+
+    A repeated report gets the answer of the first (S27). Raises Fenced from one that was superseded or canceled.
+    """
+    reported = _reported(session, dispatch_id)
+    if reported is not None:
+        return reported
+    bead, dispatch = attempts.admit(session, dispatch_id)
+    _update(
+        session, dispatch_id, base_sha=done.base_sha, head_sha=done.head_sha, wip_sha=done.wip_sha or dispatch.wip_sha
+    )
+    if done.outcome == "succeeded":
+        return _succeed(session, bead, dispatch, done)
+    if done.outcome == "stopped":
+        attempts.stop_live(session, bead, StopCode.DRAINED, done.message or "its node was told to stop")
+        set_bead(session, bead.id, wake_at=gastown_now())
+        return DispatchStatus.STOPPED
+    if done.outcome != "failed":
+        raise UsageError(f"there is no outcome {done.outcome!r}", hint="succeeded, failed or stopped")
+    code = FailureCode(done.code) if done.code in list(FailureCode) else FailureCode.AGENT_FAILED
+    attempts.fail(session, bead, dispatch, code, done.message or str(code), done.exit_code)
+    return DispatchStatus.FAILED
+
+
+def _succeed(session: Session, bead: Bead, dispatch: Dispatch, done: Done) -> str:
+    if done.head_sha is None:
+        raise UsageError("a done that succeeded names its head_sha")
+    values = {"ended_at": gastown_now(), "exit_code": done.exit_code}
+    move(session, Dispatch, dispatch.id, DispatchStatus.RUNNING, DispatchStatus.SUCCEEDED, **values)
+    agent = session.get_one(Agent, dispatch.agent_id)
+    if done.head_sha == done.base_sha:
+        beads.close_bead(session, bead, Resolution.NO_CHANGES, agent.name, "done, and nothing had to change")
+    else:
+        values = {"wake_at": gastown_now(), "failure_class": None, "failure_code": None, "failure_message": None}
+        move(session, Bead, bead.id, BeadStatus.IN_PROGRESS, BeadStatus.IN_REVIEW, ready_at=None, **values)
+        merges.open_request(session, bead, dispatch, done.head_sha)
+        message = f"attempt {dispatch.epoch} is done: {done.head_sha[:12]}"
+        record(session, bead.town_id, "done", message, actor=agent.name, bead_id=bead.id, dispatch_id=dispatch.id)
+    move(session, Agent, agent.id, AgentStatus.WORKING, AgentStatus.IDLE, idle_since=gastown_now())
+    attempts.unhook(session, bead.id)
+    return DispatchStatus.SUCCEEDED
+
+
+def _reported(session: Session, dispatch_id: UUID) -> str | None:
+    """The attempt's status if it ended by its own report, so that the report can be sent again."""
+    dispatch = session.get(Dispatch, dispatch_id)
+    if dispatch is None or lock_bead(session, dispatch.bead_id) is None:
+        return None
+    session.refresh(dispatch)
+    own = dispatch.status in (DispatchStatus.SUCCEEDED, DispatchStatus.FAILED)
+    drained = dispatch.status == DispatchStatus.STOPPED and dispatch.code == StopCode.DRAINED
+    return dispatch.status if own or drained else None
+
+
+def _admit_reporter(session: Session, dispatch_id: UUID) -> tuple[Bead, Dispatch]:
+    if _reported(session, dispatch_id) is None:
+        return attempts.admit(session, dispatch_id)
+    dispatch = session.get_one(Dispatch, dispatch_id)
+    return session.get_one(Bead, dispatch.bead_id), dispatch
+
+
+def _update(session: Session, dispatch_id: UUID, **values: Any) -> None:
+    statement = update(Dispatch).where(Dispatch.id == dispatch_id).values(**values)
+    session.execute(statement.execution_options(synchronize_session=False))

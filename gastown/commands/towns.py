@@ -1,0 +1,81 @@
+"""Towns, rigs and nodes: the set-up."""
+
+import re
+from dataclasses import dataclass, field
+
+from sqlalchemy import func, select, update
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.orm import Session
+
+from gastown.db import gastown_now
+from gastown.errors import NotFound, Refused, UsageError
+from gastown.models import Bead, Node, Rig, Town
+from gastown.store.moves import record, wake
+
+RIG_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+
+def ensure_town(session: Session, name: str) -> int:
+    """The town's id; it is made on first use."""
+    session.execute(insert(Town).values(name=name).on_conflict_do_nothing())
+    return session.scalars(select(Town.id).where(Town.name == name)).one()
+
+
+def beat_node(session: Session, name: str, runtime: str, capacity: int) -> int:
+    """A worker of this node is alive."""
+    values = {"runtime": runtime, "capacity": capacity, "heartbeat_at": gastown_now()}
+    statement = insert(Node).values(name=name, **values).on_conflict_do_update(index_elements=["name"], set_=values)
+    return session.scalars(statement.returning(Node.id)).one()
+
+
+def set_draining(session: Session, name: str, draining: bool) -> None:
+    """Draining: no new starts on this node; what runs there goes on."""
+    at = func.coalesce(Node.draining_at, gastown_now()) if draining else None
+    statement = update(Node).where(Node.name == name).values(draining_at=at)
+    session.execute(statement.execution_options(synchronize_session=False))
+
+
+@dataclass(frozen=True, kw_only=True)
+class NewRig:
+    name: str
+    repository: str
+    branch: str
+    agent: str | None = None
+    setup: str = ""
+    gates: list[str] = field(default_factory=list)
+    environment: dict[str, str] = field(default_factory=dict, repr=False)
+
+
+def add_rig(session: Session, town_id: int, new: NewRig, *, actor: str = "user") -> Rig:
+    """Raises UsageError for a bad name, Refused when the town has a rig of that name."""
+    if not RIG_NAME.fullmatch(new.name):
+        raise UsageError(
+            f"{new.name!r} cannot be a rig's name", hint="letters, digits, dot, dash, underscore: --name NAME"
+        )
+    values = {**vars(new), "town_id": town_id}
+    statement = insert(Rig).values(**values).on_conflict_do_nothing(index_elements=["town_id", "name"])
+    rig_id = session.scalar(statement.returning(Rig.id))
+    if rig_id is None:
+        raise Refused(f"there is a rig {new.name} already", hint=f"gastown rig show {new.name}, or --name OTHER")
+    record(session, town_id, "rig_added", f"rig {new.name}: {new.repository} ({new.branch})", actor=actor)
+    return session.get_one(Rig, rig_id)
+
+
+def get_rig(session: Session, town_id: int, name: str) -> Rig:
+    rig = session.scalar(select(Rig).where(Rig.town_id == town_id, Rig.name == name))
+    if rig is None:
+        names = ", ".join(session.scalars(select(Rig.name).where(Rig.town_id == town_id).order_by(Rig.name)))
+        raise NotFound("rig", name, hint=f"known rigs: {names}" if names else "gastown rig add PATH --gate CMD")
+    return rig
+
+
+def set_paused(session: Session, town_id: int, paused: bool, *, rig: str | None = None, actor: str = "user") -> None:
+    """Pause or resume the town, or one rig: no new attempts; what runs goes on."""
+    subject = session.get_one(Town, town_id) if rig is None else get_rig(session, town_id, rig)
+    subject.paused_at = (
+        session.scalar(select(func.coalesce(subject.__class__.paused_at, gastown_now()))) if paused else None
+    )
+    record(session, town_id, "paused" if paused else "resumed", f"{rig or 'the town'}", actor=actor)
+    if not paused:
+        ready = select(Bead.id).where(Bead.town_id == town_id, Bead.ready_at.is_not(None)).limit(1)
+        wake(session, *session.scalars(ready))

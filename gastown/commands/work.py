@@ -1,0 +1,171 @@
+"""What people ask for: sling, cancel, retry, hold, release, dispatch now."""
+
+from dataclasses import dataclass, field
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from gastown.db import gastown_now
+from gastown.errors import Refused, UsageError
+from gastown.models import Bead, Dispatch, MergeRequest, Node, Rig
+from gastown.reconcile.actions import StopContainer
+from gastown.states import LIVE, PRIORITIES, TERMINAL, BeadStatus, MergeStatus, Resolution, StopCode
+from gastown.store import attempts, beads, merges
+from gastown.store.moves import record, set_bead, wake
+
+TITLE_CHARACTERS = 500
+BODY_BYTES = 1024 * 1024  # a prompt, not a data set
+
+
+@dataclass(frozen=True, kw_only=True)
+class NewBead:
+    title: str
+    body: str = ""
+    agent: str | None = None
+    priority: str = "medium"
+    after: list[str] = field(default_factory=list)
+    labels: list[str] = field(default_factory=list)
+
+
+def check_new_bead(new: NewBead) -> None:
+    """Raises UsageError for what cannot be stored or shown."""
+    if not new.title.strip():
+        raise UsageError("a bead needs a title", hint='gastown sling "what is to be done"')
+    if len(new.title) > TITLE_CHARACTERS:
+        raise UsageError(
+            f"the title has {len(new.title)} characters, at most {TITLE_CHARACTERS}", hint="put it into --body"
+        )
+    if "\x00" in new.title + new.body:
+        raise UsageError("title and body cannot hold NUL characters", hint="is the file a text file?")
+    if len(new.body.encode()) > BODY_BYTES:
+        raise UsageError(f"the body is larger than {BODY_BYTES} bytes", hint="put it into the repository and name it")
+    if new.priority not in PRIORITIES:
+        raise UsageError(f"there is no priority {new.priority}", hint=f"one of {', '.join(PRIORITIES)}")
+
+
+def sling(session: Session, town_id: int, rig: Rig, new: NewBead, *, actor: str = "user") -> str:
+    """A new bead on a rig; its id. The reconciler starts it as soon as nothing holds it."""
+    check_new_bead(new)
+    if new.agent is None and rig.agent is None:
+        raise UsageError(f"rig {rig.name} has no agent of its own, so the bead has to say", hint="--agent PRESET")
+    bead_id = beads.insert_bead(
+        session,
+        town_id=town_id,
+        rig_id=rig.id,
+        title=new.title,
+        body=new.body,
+        agent=new.agent,
+        priority=PRIORITIES.index(new.priority),
+        labels=new.labels,
+    )
+    beads.add_blockers(session, bead_id, new.after, town_id)
+    record(session, town_id, "created", new.title, actor=actor, bead_id=bead_id)
+    return bead_id
+
+
+def cancel(session: Session, town_id: int, bead_id: str, *, actor: str = "user") -> list[StopContainer]:
+    """The bead is closed, its attempt stopped, its agent freed, all in one transaction.
+
+    Raises Refused when it is over already, or its merge is being pushed.
+    """
+    bead = beads.lock_known_bead(session, bead_id, town_id)
+    if bead.status in TERMINAL:
+        raise Refused(f"{bead_id} is {bead.resolution or bead.status} already", hint=f"gastown bead show {bead_id}")
+    pushing = select(MergeRequest.id).where(MergeRequest.bead_id == bead_id, MergeRequest.status == MergeStatus.PUSHING)
+    if session.scalar(pushing) is not None:
+        raise Refused(f"{bead_id} is being pushed to its target right now", hint=f"gastown bead show {bead_id}")
+    beads.close_bead(session, bead, Resolution.CANCELED, actor, "canceled")
+    live = attempts.stop_live(session, bead, StopCode.CANCELED, f"canceled by {actor}")
+    attempts.unhook(session, bead_id)
+    merges.close_request(session, bead)
+    return [] if live is None else [_stop(session, live)]
+
+
+def retry(session: Session, town_id: int, bead_id: str, *, again: bool = False, actor: str = "user") -> str:
+    """Go on with a bead that is stuck; what was done is returned in words.
+
+    A held merge is tried again; `again` has the agent work on it once more, from its own head. A failed or canceled
+    bead is opened again, and its attempts count from 0. Raises Refused where there is nothing to retry.
+    """
+    bead = beads.lock_known_bead(session, bead_id, town_id)
+    if bead.status == BeadStatus.IN_REVIEW:
+        return _retry_merge(session, bead, again, actor)
+    if bead.status in (BeadStatus.OPEN, BeadStatus.IN_PROGRESS):
+        if bead.not_before is None:
+            raise Refused(f"{bead_id} is {bead.status}: there is nothing to retry", hint=f"gastown why {bead_id}")
+        set_bead(session, bead_id, forced_at=gastown_now(), wake_at=gastown_now())
+        record(session, town_id, "retried", "the backoff is cut short", actor=actor, bead_id=bead_id)
+        return "its next attempt starts now"
+    if bead.resolution in (Resolution.MERGED, Resolution.NO_CHANGES, Resolution.DONE):
+        raise Refused(f"{bead_id} is {bead.resolution}: there is nothing to retry", hint='gastown sling "..." for more')
+    beads.reopen(session, bead, actor)
+    return "it is open again, and its attempts count from 0"
+
+
+def _retry_merge(session: Session, bead: Bead, again: bool, actor: str) -> str:
+    if again:
+        request = merges.close_request(session, bead)
+        beads.reopen(session, bead, actor, base_sha=None if request is None else request.head_sha)
+        if request is not None:
+            set_bead(session, bead.id, failure_message=_what_held(request))
+        return "its agent works on it once more, from its own commits"
+    if not merges.clear_hold(session, bead):
+        raise Refused(f"{bead.id} is being merged: nothing holds it", hint=f"gastown why {bead.id}")
+    wake(session, bead.id)
+    record(session, bead.town_id, "retried", "the merge is tried again", actor=actor, bead_id=bead.id)
+    return "its merge is tried again"
+
+
+def _what_held(request: MergeRequest) -> str | None:
+    return None if request.held_reason is None else f"{request.held_reason}\n\n{request.held_output or ''}".strip()
+
+
+def hold(session: Session, town_id: int, bead_id: str, reason: str, *, actor: str = "user") -> list[StopContainer]:
+    """No attempt until it is released; one that runs is stopped with its work saved, and does not count."""
+    bead = beads.lock_known_bead(session, bead_id, town_id)
+    if bead.status in TERMINAL:
+        raise Refused(f"{bead_id} is {bead.resolution or bead.status} already", hint=f"gastown bead show {bead_id}")
+    if bead.status == BeadStatus.IN_REVIEW:
+        raise Refused(f"the work on {bead_id} is done and being merged", hint=f"gastown bead cancel {bead_id}")
+    set_bead(session, bead_id, held_at=gastown_now(), held_reason=reason, wake_at=gastown_now(), ready_at=None)
+    record(session, town_id, "held", reason, actor=actor, bead_id=bead_id)
+    live = attempts.stop_live(session, bead, StopCode.HELD, f"held by {actor}: {reason}")
+    return [] if live is None else [_stop(session, live)]
+
+
+def release(session: Session, town_id: int, bead_id: str, *, actor: str = "user") -> None:
+    bead = beads.lock_known_bead(session, bead_id, town_id)
+    if bead.held_at is None:
+        raise Refused(f"{bead_id} is not held", hint=f"gastown why {bead_id}")
+    set_bead(session, bead_id, held_at=None, held_reason=None, wake_at=gastown_now())
+    record(session, town_id, "released", "released", actor=actor, bead_id=bead_id)
+
+
+def force_dispatch(session: Session, bead_id: str, *, actor: str = "user") -> int:
+    """First in order, and no cooldown; nothing else is skipped. Its town.
+
+    Raises NotFound, or Refused when it is over.
+    """
+    bead = session.get(Bead, bead_id)
+    bead = beads.lock_known_bead(session, bead_id, -1 if bead is None else bead.town_id)
+    if bead.status in TERMINAL:
+        raise Refused(f"{bead_id} is {bead.resolution or bead.status}", hint=f"gastown bead retry {bead_id}")
+    set_bead(session, bead_id, forced_at=gastown_now(), wake_at=gastown_now())
+    record(session, bead.town_id, "forced", "dispatch was asked for", actor=actor, bead_id=bead_id)
+    return bead.town_id
+
+
+def _stop(session: Session, dispatch: Dispatch) -> StopContainer:
+    node = session.get_one(Node, dispatch.node_id)
+    return StopContainer(dispatch_id=str(dispatch.id), node=node.name)
+
+
+def live_attempts(session: Session, node: str) -> list[str]:
+    """The ids of attempts that are live on a node, oldest first."""
+    statement = (
+        select(Dispatch.id)
+        .join(Node, Node.id == Dispatch.node_id)
+        .where(Node.name == node, Dispatch.status.in_(LIVE))
+        .order_by(Dispatch.queued_at)
+    )
+    return [str(each) for each in session.scalars(statement)]

@@ -1,0 +1,70 @@
+"""How agent programs are run, as data: one TOML file a program. The user's own are in GASTOWN_HOME/presets.
+
+argv = ["my-agent", "--prompt", "{prompt}"]    # {prompt}, {prompt_file} or {script_file} are filled in
+stdin = false                                  # true: the prompt comes on standard input
+[environment]
+MY_AGENT_MODE = "headless"
+"""
+
+import re
+import shutil
+import tomllib
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from gastown.errors import NotFound, UsageError
+
+NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
+
+
+class Preset(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    argv: list[str] = Field(min_length=1)
+    stdin: bool = False
+    environment: dict[str, str] = Field(default_factory=dict)
+
+
+def load_preset(name: str, home: Path) -> Preset:
+    """The user's preset of that name, else the built-in one. Raises NotFound, or UsageError for a wrong file."""
+    own = home / "presets" / f"{name}.toml"
+    if not NAME.fullmatch(name):
+        raise UsageError(f"{name!r} is not a preset's name", hint=_known(home))
+    if own.is_file():
+        return _parse(name, own.read_text(), str(own))
+    built_in = files(__name__) / f"{name}.toml"
+    if not built_in.is_file():
+        raise NotFound("agent preset", name, hint=_known(home))
+    return _parse(name, built_in.read_text(), built_in.name)
+
+
+def list_presets(home: Path) -> list[str]:
+    built_in = {Path(each.name).stem for each in files(__name__).iterdir() if each.name.endswith(".toml")}
+    return sorted(built_in | {each.stem for each in (home / "presets").glob("*.toml")})
+
+
+def require_program(preset: Preset, environment: dict[str, str]) -> None:
+    """Raises UsageError when the preset's program is not on the PATH that its agents will have."""
+    program = preset.argv[0]
+    if "{" not in program and shutil.which(program, path=environment.get("PATH")) is None:
+        raise UsageError(
+            f"the agent preset {preset.name} runs {program}, which is not on the PATH",
+            hint=f"install {program}, or choose another agent with --agent",
+        )
+
+
+def _parse(name: str, text: str, source: str) -> Preset:
+    try:
+        data: dict[str, Any] = tomllib.loads(text)
+        return Preset(**{"name": name, **data})
+    except (tomllib.TOMLDecodeError, ValidationError, TypeError) as error:
+        reason = "; ".join(str(error).splitlines())
+        raise UsageError(f"the agent preset {source} is wrong: {reason}", hint=f"mend {source}") from error
+
+
+def _known(home: Path) -> str:
+    return f"known presets: {', '.join(list_presets(home))}; your own go to {home / 'presets'}/NAME.toml"

@@ -1,0 +1,88 @@
+"""Everything that a rule can ask for. An action holds all that is needed to apply it.
+
+Row actions are applied in the deciding transaction; effects are Celery messages, published after its commit.
+"""
+
+from dataclasses import dataclass
+
+from gastown.states import FailureCode
+
+
+@dataclass(frozen=True, kw_only=True)
+class CreateDispatch:
+    """A new attempt: the hooked agent or an idle one or a new one, the next epoch, queued on the node."""
+
+    node_id: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class RollBack:
+    """Give a start up: its agent goes idle and keeps the hook, its bead waits out the backoff."""
+
+    dispatch_id: str
+    code: FailureCode
+    message: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lose:
+    """Give a running attempt up. Nothing is sent to it: it may come back and be adopted."""
+
+    dispatch_id: str
+    code: FailureCode
+    message: str
+    exit_code: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class FailBead:
+    """The bead fails, its agent is unhooked, a human is told."""
+
+    code: str
+    message: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class CleanUp:
+    """A terminal bead: stop what is live on it, free the agent that is hooked to it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReclaimMerge:
+    """The merge lease ran out: a merge that was not pushing goes back into the queue."""
+
+    merge_id: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class AskMerge:
+    """Effect: `gastown.merge`. Applying it notes when it was asked for."""
+
+    merge_id: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class StartContainer:
+    """Effect: `gastown.start_container` on the queue of the node."""
+
+    dispatch_id: str
+    node: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class StopContainer:
+    """Effect: `gastown.stop_container` on the queue of the node."""
+
+    dispatch_id: str
+    node: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class InspectContainers:
+    """Effect: `gastown.inspect_containers` on the queue of the node."""
+
+    node: str
+
+
+Effect = AskMerge | StartContainer | StopContainer | InspectContainers
+Action = CreateDispatch | RollBack | Lose | FailBead | CleanUp | ReclaimMerge | Effect

@@ -1,0 +1,36 @@
+"""The rules, one module a subject, in the order in which they are asked."""
+
+from collections.abc import Callable
+from datetime import datetime
+
+from gastown.reconcile.decision import Decision
+from gastown.reconcile.policy import Policy
+from gastown.reconcile.rules import dispatching, ending, merging, running, starting
+from gastown.reconcile.views import BeadView
+
+Rule = Callable[[BeadView, datetime, Policy], Decision | None]
+
+RULES: tuple[Rule, ...] = (
+    ending.clean_up_terminal,
+    ending.rest_terminal,
+    starting.give_up_unclaimed,
+    starting.publish_queued,
+    starting.roll_back_absent,
+    starting.expire_start,
+    starting.await_first_call,
+    running.lose_vanished,
+    running.lose_silent,
+    running.await_agent,
+    merging.reclaim_expired,
+    merging.hold_merge,
+    merging.queue_behind,
+    merging.ask_merge,
+    ending.fail_misconfigured,
+    ending.fail_exhausted,
+    dispatching.hold,
+    dispatching.wait_for_failed_blocker,
+    dispatching.wait_for_blockers,
+    dispatching.cool_down,
+    dispatching.queue_ready,
+    dispatching.dispatch,
+)

@@ -1,0 +1,56 @@
+"""Beads whose work is done and on its way into the target."""
+
+from datetime import datetime, timedelta
+
+from gastown.reconcile.actions import AskMerge, ReclaimMerge
+from gastown.reconcile.decision import Decision
+from gastown.reconcile.policy import Policy
+from gastown.reconcile.views import BeadView
+from gastown.states import BeadStatus, MergeStatus, Verdict
+
+
+def reclaim_expired(view: BeadView, now: datetime, policy: Policy) -> Decision | None:
+    """The worker of a merge is gone. Before the push it is queued again; in the push, the target is looked at."""
+    merge = view.merge
+    if merge is None or merge.status not in (MergeStatus.IN_PROGRESS, MergeStatus.PUSHING):
+        return None
+    expiry = merge.lease_expires_at or now
+    if now < expiry:
+        return Decision(Verdict.AWAITING_MERGE, f"being merged into {merge.target}", (), expiry)
+    if merge.status is MergeStatus.PUSHING:
+        again = now + timedelta(seconds=policy.merge_look_s)
+        reason = f"the worker that pushed to {merge.target} is gone; the target is looked at"
+        return Decision(Verdict.AWAITING_MERGE, reason, (AskMerge(merge_id=merge.id),), again)
+    reason = f"the worker that merged into {merge.target} is gone; merged anew"
+    return Decision(Verdict.AWAITING_MERGE, reason, (ReclaimMerge(merge_id=merge.id),), now)
+
+
+def hold_merge(view: BeadView, now: datetime, policy: Policy) -> Decision | None:
+    """Something outside has to change first: a conflict, a red gate, a dirty checkout, a repository that is away."""
+    merge = view.merge
+    if merge is None or merge.held_reason is None:
+        return None
+    if merge.look_at is not None and now >= merge.look_at:
+        again = now + timedelta(seconds=policy.merge_look_s)
+        return Decision(Verdict.MERGE_HELD, merge.held_reason, (AskMerge(merge_id=merge.id),), again)
+    return Decision(Verdict.MERGE_HELD, merge.held_reason, (), merge.look_at)
+
+
+def queue_behind(view: BeadView, now: datetime, policy: Policy) -> Decision | None:
+    """Merges into one target go one after another; the one ahead wakes the next."""
+    merge = view.merge
+    if merge is None or merge.ahead is None:
+        return None
+    return Decision(Verdict.AWAITING_MERGE, f"{merge.ahead} is merged into {merge.target} first")
+
+
+def ask_merge(view: BeadView, now: datetime, policy: Policy) -> Decision | None:
+    """It is next. The message may be lost, so it is asked for again until a worker claims it."""
+    merge = view.merge
+    if merge is None:
+        return Decision(Verdict.AWAITING_MERGE, "nothing to merge") if view.status is BeadStatus.IN_REVIEW else None
+    again = timedelta(seconds=policy.merge_look_s)
+    reason = f"next to be merged into {merge.target}"
+    if merge.asked_at is not None and now < merge.asked_at + again:
+        return Decision(Verdict.AWAITING_MERGE, reason, (), merge.asked_at + again)
+    return Decision(Verdict.AWAITING_MERGE, reason, (AskMerge(merge_id=merge.id),), now + again)

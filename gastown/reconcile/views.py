@@ -1,0 +1,123 @@
+"""Frozen facts that rules may see: rows as they were at one moment, nothing else."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from gastown.states import (
+    LIVE,
+    RELEASING,
+    TERMINAL,
+    AgentStatus,
+    BeadStatus,
+    DispatchStatus,
+    FailureClass,
+    MergeStatus,
+    Resolution,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlockerView:
+    id: str
+    status: BeadStatus
+    resolution: Resolution | None = None
+
+    @property
+    def released(self) -> bool:
+        return self.resolution in RELEASING
+
+    @property
+    def failed(self) -> bool:
+        return self.status in TERMINAL and not self.released
+
+
+@dataclass(frozen=True, kw_only=True)
+class DispatchView:
+    """The bead's live attempt."""
+
+    id: str
+    epoch: int
+    status: DispatchStatus
+    node: str
+    queued_at: datetime
+    starting_at: datetime | None = None
+    call_ended_at: datetime | None = None  # nobody is inside runtime.start any more
+    heartbeat_at: datetime | None = None
+    lease_expires_at: datetime | None = None
+    seen: str | None = None  # present | absent, by the last inspection
+    seen_at: datetime | None = None  # when that inspection began
+    seen_exit_code: int | None = None
+    seen_oom: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class MergeView:
+    """The bead's unfinished merge request."""
+
+    id: int
+    status: MergeStatus
+    target: str
+    lease_expires_at: datetime | None = None
+    held_code: str | None = None
+    held_reason: str | None = None
+    look_at: datetime | None = None
+    asked_at: datetime | None = None
+    ahead: str | None = None  # the bead whose merge comes first on this target
+
+
+@dataclass(frozen=True, kw_only=True)
+class FailureView:
+    """How the last attempt that failed ended."""
+
+    failure_class: FailureClass
+    code: str
+    message: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Slot:
+    """A free place that the tick offers to a ready bead."""
+
+    node_id: int
+    node: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class BeadView:
+    id: str
+    status: BeadStatus
+    held_reason: str | None = None
+    forced: bool = False
+    not_before: datetime | None = None
+    blockers: tuple[BlockerView, ...] = ()
+    live: DispatchView | None = None
+    agent: AgentStatus | None = None  # of the agent that is hooked to it
+    agent_failures: int = 0  # failed attempts of class `agent` that count
+    failure: FailureView | None = None
+    merge: MergeView | None = None
+    outage: bool = False  # the API is silent, or was within the last lease
+    slot: Slot | None = None
+
+    @property
+    def terminal(self) -> bool:
+        return self.status in TERMINAL
+
+    def __post_init__(self) -> None:
+        if self.live is not None and self.live.status not in LIVE:
+            raise ValueError(f"the live attempt of {self.id} is {self.live.status}")
+
+
+_ADAPTER = TypeAdapter(BeadView)
+
+
+def dump(view: BeadView) -> dict[str, Any]:
+    """For the decision log: JSON that `load` turns into the same view."""
+    stored: dict[str, Any] = _ADAPTER.dump_python(view, mode="json", exclude_defaults=True)
+    return stored
+
+
+def load(stored: dict[str, Any]) -> BeadView:
+    return _ADAPTER.validate_python(stored)

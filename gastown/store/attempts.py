@@ -1,0 +1,421 @@
+"""Attempts: created, claimed, rolled back, lost, admitted, finished. The protocol of DESIGN 5, one function a move.
+
+The order of locks is the bead, then its agent, then its dispatch.
+"""
+
+import hashlib
+import random
+import secrets
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import func, select, update
+from sqlalchemy.orm import Session
+
+from gastown.db import gastown_now
+from gastown.models import Agent, ApiToken, Bead, Dispatch, Node, Rig
+from gastown.states import (
+    ADOPTABLE,
+    LIVE,
+    AgentStatus,
+    BeadStatus,
+    DispatchStatus,
+    FailureClass,
+    FailureCode,
+    StopCode,
+)
+from gastown.store.moves import MoveLost, lock_bead, move, record, set_bead, wake
+from gastown.store.policies import policy_of
+
+FAILED = (DispatchStatus.FAILED, DispatchStatus.ROLLED_BACK, DispatchStatus.LOST)
+MESSAGE_CHARACTERS = 4000  # of a failure, kept on rows; the log has the rest
+AGENT_NAMES = [
+    "ace",
+    "birch",
+    "cedar",
+    "dusty",
+    "ember",
+    "flint",
+    "gale",
+    "hazel",
+    "iris",
+    "jasper",
+    "kite",
+    "lark",
+    "moss",
+    "nova",
+    "onyx",
+    "pike",
+    "quill",
+    "rowan",
+    "sage",
+    "thorn",
+    "umber",
+    "vale",
+    "wren",
+    "yarrow",
+    "zephyr",
+]
+
+
+def create_dispatch(session: Session, bead: Bead, node_id: int) -> Dispatch:
+    """A new epoch on a bead whose row is locked. Raises MoveLost when somebody was first."""
+    agent = _hooked_agent(session, bead.id) or _free_agent(session, bead)
+    if not move(session, Agent, agent.id, AgentStatus.IDLE, AgentStatus.WORKING, bead_id=bead.id, idle_since=None):
+        raise MoveLost(f"agent {agent.name}")
+    if bead.status == BeadStatus.OPEN and not move(
+        session,
+        Bead,
+        bead.id,
+        BeadStatus.OPEN,
+        BeadStatus.IN_PROGRESS,
+        started_at=func.coalesce(Bead.started_at, gastown_now()),
+    ):
+        raise MoveLost(f"bead {bead.id}")
+    epoch = 1 + (session.scalar(select(func.max(Dispatch.epoch)).where(Dispatch.bead_id == bead.id)) or 0)
+    preset = bead.agent or session.scalar(select(Rig.agent).where(Rig.id == bead.rig_id))
+    dispatch = Dispatch(
+        town_id=bead.town_id,
+        rig_id=bead.rig_id,
+        bead_id=bead.id,
+        agent_id=agent.id,
+        node_id=node_id,
+        epoch=epoch,
+        preset=preset or "",
+    )
+    session.add(dispatch)
+    session.flush()
+    set_bead(session, bead.id, forced_at=None, not_before=None)
+    message = f"attempt {epoch} by {agent.name}"
+    record(session, bead.town_id, "dispatched", message, actor="reconciler", bead_id=bead.id, dispatch_id=dispatch.id)
+    return dispatch
+
+
+def _hooked_agent(session: Session, bead_id: str) -> Agent | None:
+    return session.scalar(select(Agent).where(Agent.bead_id == bead_id).with_for_update())
+
+
+def _free_agent(session: Session, bead: Bead) -> Agent:
+    """An idle agent of the rig, or a new one. Names are short, because people read them all day."""
+    idle = (
+        select(Agent)
+        .where(Agent.rig_id == bead.rig_id, Agent.status == AgentStatus.IDLE, Agent.bead_id.is_(None))
+        .order_by(Agent.id)
+        .limit(1)
+        .with_for_update(skip_locked=True)
+    )
+    agent = session.scalar(idle)
+    if agent is not None:
+        return agent
+    taken = set(
+        session.scalars(select(Agent.name).where(Agent.town_id == bead.town_id, Agent.status != AgentStatus.RETIRED))
+    )
+    number = 0
+    while True:  # ends: there are infinitely many names
+        suffix = "" if number == 0 else f"-{number + 1}"
+        name = next((each + suffix for each in AGENT_NAMES if each + suffix not in taken), None)
+        if name is not None:
+            break
+        number += 1
+    agent = Agent(town_id=bead.town_id, rig_id=bead.rig_id, name=name)
+    session.add(agent)
+    session.flush()
+    return agent
+
+
+@dataclass(frozen=True, kw_only=True)
+class StartOrder:
+    """What the claimer of a start needs. The token exists here and in the attempt; the database has its hash."""
+
+    dispatch_id: UUID
+    bead_id: str
+    epoch: int
+    runtime: str
+    node: str
+    token: str
+
+
+def claim_start(session: Session, dispatch_id: UUID, worker: str) -> StartOrder | None:
+    """queued -> starting. None: somebody else has it, or it was given up, or there is no such dispatch."""
+    found = _lock(session, dispatch_id)
+    if found is None:
+        return None
+    bead, dispatch = found
+    policy = policy_of(session, dispatch.rig_id)
+    now = gastown_now()
+    if not move(
+        session,
+        Dispatch,
+        dispatch_id,
+        DispatchStatus.QUEUED,
+        DispatchStatus.STARTING,
+        starting_at=now,
+        claimed_by=worker,
+    ):
+        return None
+    look = now + timedelta(seconds=policy.inspect_start_s)
+    set_bead(session, bead.id, wake_at=func.least(Bead.wake_at, look))
+    token = secrets.token_urlsafe(32)
+    session.add(
+        ApiToken(
+            town_id=bead.town_id, dispatch_id=dispatch_id, name=f"attempt {dispatch.epoch}", token_hash=digest(token)
+        )
+    )
+    node = session.get_one(Node, dispatch.node_id)
+    return StartOrder(
+        dispatch_id=dispatch_id,
+        bead_id=bead.id,
+        epoch=dispatch.epoch,
+        runtime=node.runtime,
+        node=node.name,
+        token=token,
+    )
+
+
+def digest(token: str) -> bytes:
+    """What is stored of a bearer token; 256 random bits need no salt."""
+    return hashlib.sha256(token.encode()).digest()
+
+
+def end_start_call(session: Session, dispatch_id: UUID, pid: int | None) -> bool:
+    """The closing write of a start: nobody is inside runtime.start any more. False: it is fenced, so stop it.
+
+    Finds the attempt `starting`, or already `running` when it was faster than this write (S25).
+    """
+    found = _lock(session, dispatch_id)
+    if found is None:
+        return False
+    _bead, dispatch = found
+    session.execute(
+        update(Dispatch)
+        .where(Dispatch.id == dispatch_id)
+        .values(call_ended_at=gastown_now(), pid=pid)
+        .execution_options(synchronize_session=False)
+    )
+    return not is_fenced(session, dispatch)
+
+
+def doubt_start(session: Session, dispatch_id: UUID) -> str | None:
+    """The call of a start ended without an answer: have its node asked at once. The node's name, or None if settled."""
+    found = _lock(session, dispatch_id)
+    if found is None or found[1].status != DispatchStatus.STARTING:
+        return None
+    bead, dispatch = found
+    dispatch.call_ended_at = session.scalar(select(gastown_now()))
+    wake(session, bead.id)
+    return session.get_one(Node, dispatch.node_id).name
+
+
+def doubt_starts_of(session: Session, worker: str) -> list[UUID]:
+    """A worker came back under its old name: the starts it had claimed before have nobody inside them any more."""
+    claimed = select(Dispatch.id).where(
+        Dispatch.status == DispatchStatus.STARTING, Dispatch.claimed_by == worker, Dispatch.call_ended_at.is_(None)
+    )
+    doubted = list(session.scalars(claimed))
+    for dispatch_id in doubted:
+        doubt_start(session, dispatch_id)
+    return doubted
+
+
+def roll_back(session: Session, dispatch_id: UUID, code: FailureCode, message: str) -> bool:
+    """queued or starting -> rolled_back: agent idle with its hook, bead due after its backoff. False: too late."""
+    found = _lock(session, dispatch_id)
+    if found is None:
+        return False
+    bead, dispatch = found
+    sources = (DispatchStatus.QUEUED, DispatchStatus.STARTING)
+    return _end(session, bead, dispatch, sources, DispatchStatus.ROLLED_BACK, code, message)
+
+
+def lose(session: Session, dispatch_id: UUID, code: FailureCode, message: str, exit_code: int | None = None) -> bool:
+    """running -> lost. Nothing is stopped: it may come back and be adopted."""
+    found = _lock(session, dispatch_id)
+    if found is None:
+        return False
+    bead, dispatch = found
+    return _end(session, bead, dispatch, (DispatchStatus.RUNNING,), DispatchStatus.LOST, code, message, exit_code)
+
+
+def fail(
+    session: Session, bead: Bead, dispatch: Dispatch, code: FailureCode, message: str, exit_code: int | None
+) -> bool:
+    """running -> failed: the attempt said so itself. The bead's row is locked."""
+    return _end(session, bead, dispatch, (DispatchStatus.RUNNING,), DispatchStatus.FAILED, code, message, exit_code)
+
+
+def _end(
+    session: Session,
+    bead: Bead,
+    dispatch: Dispatch,
+    sources: tuple[DispatchStatus, ...],
+    target: DispatchStatus,
+    code: FailureCode,
+    message: str,
+    exit_code: int | None = None,
+) -> bool:
+    message = message.replace("\x00", "")[-MESSAGE_CHARACTERS:]
+    values: dict[str, Any] = {
+        "ended_at": gastown_now(),
+        "code": code,
+        "failure_class": code.failure_class,
+        "message": message,
+        "exit_code": exit_code,
+    }
+    if not move(session, Dispatch, dispatch.id, sources, target, **values):
+        return False
+    move(session, Agent, dispatch.agent_id, AgentStatus.WORKING, AgentStatus.IDLE, idle_since=gastown_now())
+    policy = policy_of(session, dispatch.rig_id)
+    failures = count_failures(session, bead, None)
+    delay = policy.backoff(failures, random.uniform(-1, 1))
+    if code is FailureCode.START_TIMEOUT:
+        delay = max(delay, timedelta(seconds=policy.unknown_start_delay_s))
+    set_bead(
+        session,
+        bead.id,
+        wake_at=gastown_now(),
+        not_before=gastown_now() + delay if delay else None,
+        failure_class=code.failure_class,
+        failure_code=code,
+        failure_message=message,
+    )
+    text = f"attempt {dispatch.epoch} {target.replace('_', ' ')} ({code}): {message}"
+    record(
+        session, bead.town_id, str(target), text, actor="gastown", bead_id=bead.id, dispatch_id=dispatch.id, code=code
+    )
+    return True
+
+
+def count_failures(session: Session, bead: Bead, failure_class: FailureClass | None) -> int:
+    """Failed attempts since the bead was made or last retried by hand; of one class, or of all."""
+    statement = select(func.count()).where(
+        Dispatch.bead_id == bead.id, Dispatch.epoch > bead.attempts_from, Dispatch.status.in_(FAILED)
+    )
+    if failure_class is not None:
+        statement = statement.where(Dispatch.failure_class == failure_class)
+    return session.scalar(statement) or 0
+
+
+class Fenced(Exception):
+    """The caller's attempt was superseded, canceled or has ended: it must stop."""
+
+
+def admit(session: Session, dispatch_id: UUID) -> tuple[Bead, Dispatch]:
+    """The one gate for every call of an attempt: live ones are served, adoptable ones adopted. Raises Fenced."""
+    found = _lock(session, dispatch_id)
+    if found is None:
+        raise Fenced(f"there is no attempt {dispatch_id}")
+    bead, dispatch = found
+    if is_fenced(session, dispatch):
+        raise Fenced(f"attempt {dispatch.epoch} on {bead.id} is {dispatch.status} and will not be taken back")
+    policy = policy_of(session, dispatch.rig_id)
+    now = gastown_now()
+    beat = {"heartbeat_at": now, "lease_expires_at": now + timedelta(seconds=policy.heartbeat_lease_s)}
+    if dispatch.status == DispatchStatus.RUNNING:
+        statement = update(Dispatch).where(Dispatch.id == dispatch_id).values(**beat)
+        session.execute(statement.execution_options(synchronize_session=False))
+    elif dispatch.status in ADOPTABLE:
+        _adopt(session, bead, dispatch, beat)
+    else:
+        beat["started_at"] = beat["progress_at"] = now
+        if dispatch.status == DispatchStatus.QUEUED:  # its claim is not committed yet, or was undone: it is there
+            move(session, Dispatch, dispatch_id, DispatchStatus.QUEUED, DispatchStatus.STARTING, starting_at=now)
+        move(session, Dispatch, dispatch_id, DispatchStatus.STARTING, DispatchStatus.RUNNING, **beat)
+        message = f"attempt {dispatch.epoch} made its first call"
+        record(session, bead.town_id, "started", message, actor="agent", bead_id=bead.id, dispatch_id=dispatch_id)
+    session.refresh(dispatch)
+    return bead, dispatch
+
+
+def _adopt(session: Session, bead: Bead, dispatch: Dispatch, beat: dict[str, Any]) -> None:
+    """It was given up, but lives, and nothing replaced it: the attempt goes on and its failure does not count."""
+    given_up, code = dispatch.status, dispatch.code
+    values = beat | {"started_at": func.coalesce(Dispatch.started_at, gastown_now())}
+    values |= {"progress_at": func.coalesce(Dispatch.progress_at, gastown_now()), "adopted_at": gastown_now()}
+    values |= {"ended_at": None, "code": None, "failure_class": None, "message": None, "exit_code": None}
+    if not (
+        move(session, Agent, dispatch.agent_id, AgentStatus.IDLE, AgentStatus.WORKING, idle_since=None)
+        and move(session, Dispatch, dispatch.id, ADOPTABLE, DispatchStatus.RUNNING, **values)
+    ):
+        raise MoveLost(f"adoption of {dispatch.id}")
+    cleared = {"not_before": None, "failure_class": None, "failure_code": None, "failure_message": None}
+    set_bead(session, bead.id, wake_at=gastown_now(), ready_at=None, **cleared)
+    message = f"attempt {dispatch.epoch}, {given_up.replace('_', ' ')} as {code}, is alive and goes on"
+    record(session, bead.town_id, "adopted", message, actor="agent", bead_id=bead.id, dispatch_id=dispatch.id)
+
+
+def is_fenced(session: Session, dispatch: Dispatch) -> bool:
+    """Whether the attempt is neither live nor adoptable. Final: once fenced, always fenced."""
+    if dispatch.status in LIVE:
+        return not _wanted(session, dispatch)
+    if dispatch.status not in ADOPTABLE:
+        return True
+    newer = select(Dispatch.id).where(Dispatch.bead_id == dispatch.bead_id, Dispatch.epoch > dispatch.epoch)
+    return session.scalar(newer.limit(1)) is not None or not _wanted(session, dispatch)
+
+
+def _wanted(session: Session, dispatch: Dispatch) -> bool:
+    """The bead is in progress and the attempt's agent is hooked to it."""
+    statement = (
+        select(Agent.id)
+        .join(Bead, Bead.id == Agent.bead_id)
+        .where(Agent.id == dispatch.agent_id, Bead.id == dispatch.bead_id, Bead.status == BeadStatus.IN_PROGRESS)
+    )
+    return session.scalar(statement) is not None
+
+
+def stop_live(session: Session, bead: Bead, code: StopCode, message: str) -> Dispatch | None:
+    """The live attempt of a locked bead, stopped by decision. None: there is none."""
+    live = session.scalar(select(Dispatch).where(Dispatch.bead_id == bead.id, Dispatch.status.in_(LIVE)))
+    if live is None:
+        return None
+    stop_dispatch(session, live, code, message)
+    move(session, Agent, live.agent_id, AgentStatus.WORKING, AgentStatus.IDLE, idle_since=gastown_now())
+    record(session, bead.town_id, "stopped", message, actor="gastown", bead_id=bead.id, dispatch_id=live.id, code=code)
+    return live
+
+
+def stop_dispatch(session: Session, dispatch: Dispatch, code: StopCode, message: str) -> bool:
+    values = {"ended_at": gastown_now(), "code": code, "message": message}
+    return move(session, Dispatch, dispatch.id, LIVE, DispatchStatus.STOPPED, **values)
+
+
+def unhook(session: Session, bead_id: str) -> None:
+    """Whatever agent holds the bead lets it go and is idle."""
+    agent = _hooked_agent(session, bead_id)
+    if agent is not None:
+        move(session, Agent, agent.id, AgentStatus.WORKING, AgentStatus.IDLE, idle_since=gastown_now())
+        session.execute(
+            update(Agent).where(Agent.id == agent.id).values(bead_id=None).execution_options(synchronize_session=False)
+        )
+
+
+def note_seen(
+    session: Session, dispatch_id: UUID, seen_at: Any, present: bool, exit_code: int | None, oom: bool
+) -> bool:
+    """What an inspection found, with the time at which it began. Absent wakes the bead: True."""
+    found = _lock(session, dispatch_id)
+    if found is None or found[1].status not in LIVE:
+        return False
+    bead, _dispatch = found
+    seen = {
+        "seen_at": seen_at,
+        "seen": "present" if present else "absent",
+        "seen_exit_code": exit_code,
+        "seen_oom": oom,
+    }
+    statement = update(Dispatch).where(Dispatch.id == dispatch_id).values(**seen)
+    session.execute(statement.execution_options(synchronize_session=False))
+    if not present:
+        wake(session, bead.id)
+    return not present
+
+
+def _lock(session: Session, dispatch_id: UUID) -> tuple[Bead, Dispatch] | None:
+    """The attempt and its bead, the bead's row locked first."""
+    bead_id = session.scalar(select(Dispatch.bead_id).where(Dispatch.id == dispatch_id))
+    bead = None if bead_id is None else lock_bead(session, bead_id)
+    if bead is None:
+        return None
+    return bead, session.get_one(Dispatch, dispatch_id, populate_existing=True)

@@ -1,0 +1,115 @@
+"""Beads: made, ended, opened again."""
+
+import secrets
+from collections.abc import Iterable
+
+from sqlalchemy import func, select
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+from gastown.db import gastown_now
+from gastown.errors import NotFound, Refused
+from gastown.models import Bead, BeadDependency, Dispatch
+from gastown.states import BeadStatus, Resolution
+from gastown.store import attempts
+from gastown.store.moves import lock_bead, lock_beads, move, record, wake
+
+ID_LETTERS = "23456789abcdefghjkmnpqrstuvwxyz"  # none that look alike
+ID_LENGTH = 5  # 28 million; a taken id is drawn again
+
+
+def get_bead(session: Session, bead_id: str, town_id: int) -> Bead:
+    bead = session.get(Bead, bead_id)
+    if bead is None or bead.town_id != town_id:
+        raise NotFound("bead", bead_id, hint="gastown bead list")
+    return bead
+
+
+def lock_known_bead(session: Session, bead_id: str, town_id: int) -> Bead:
+    get_bead(session, bead_id, town_id)
+    bead = lock_bead(session, bead_id)
+    assert bead is not None
+    return bead
+
+
+def insert_bead(session: Session, **values: object) -> str:
+    """A new bead, due at once. Its id is short and human."""
+    for _ in range(100):
+        bead_id = "gt-" + "".join(secrets.choice(ID_LETTERS) for _ in range(ID_LENGTH))
+        statement = insert(Bead).values(id=bead_id, wake_at=gastown_now(), **values)
+        if session.scalar(statement.on_conflict_do_nothing(index_elements=["id"]).returning(Bead.id)):
+            return bead_id
+    raise Refused("no free bead id was found in 100 draws", hint="close and delete old beads")
+
+
+def add_blockers(session: Session, bead_id: str, blocker_ids: Iterable[str], town_id: int) -> None:
+    """`bead_id` waits for each of them. Raises Refused, naming the path, when that closes a cycle."""
+    wanted = sorted(set(blocker_ids))
+    if not wanted:
+        return
+    statement = select(Bead.id).where(Bead.id.in_(wanted), Bead.town_id == town_id).order_by(Bead.id)
+    found = set(session.scalars(statement.with_for_update(read=True)))
+    for missing in [each for each in wanted if each not in found]:
+        raise NotFound("bead", missing, hint="gastown bead list")
+    try:
+        with session.begin_nested():
+            session.execute(
+                insert(BeadDependency)
+                .values([{"bead_id": bead_id, "blocker_id": blocker} for blocker in wanted])
+                .on_conflict_do_nothing()
+            )
+    except IntegrityError as error:
+        words = str(error.orig).splitlines()[0]
+        raise Refused(f"this dependency closes a {words}", hint="leave one of these edges out") from error
+    wake(session, bead_id)
+
+
+def fail_bead(session: Session, bead: Bead, code: str, message: str) -> bool:
+    """open or in_progress -> failed; its agent is unhooked, who waits for it is woken, a human is told."""
+    sources = (BeadStatus.OPEN, BeadStatus.IN_PROGRESS)
+    values = {"closed_at": gastown_now(), "failure_code": code, "failure_message": message, "ready_at": None}
+    if not move(session, Bead, bead.id, sources, BeadStatus.FAILED, **values):
+        return False
+    attempts.unhook(session, bead.id)
+    wake_dependants(session, bead.id)
+    record(session, bead.town_id, "failed", message, actor="reconciler", bead_id=bead.id, code=code)
+    record(session, bead.town_id, "escalation", f"{bead.id} failed: {message}", actor="reconciler", bead_id=bead.id)
+    return True
+
+
+def close_bead(session: Session, bead: Bead, resolution: Resolution, actor: str, message: str) -> bool:
+    """A locked bead that is not terminal -> closed. Its agent and its attempt are the caller's to release."""
+    sources = (BeadStatus.OPEN, BeadStatus.IN_PROGRESS, BeadStatus.IN_REVIEW)
+    values = {"resolution": resolution, "closed_at": gastown_now(), "ready_at": None, "wake_at": gastown_now()}
+    if not move(session, Bead, bead.id, sources, BeadStatus.CLOSED, **values):
+        return False
+    wake_dependants(session, bead.id)
+    record(session, bead.town_id, str(resolution), message, actor=actor, bead_id=bead.id)
+    return True
+
+
+def reopen(session: Session, bead: Bead, actor: str, *, base_sha: str | None = None) -> bool:
+    """A terminal or reviewed bead is worked on again: attempts count from here."""
+    sources = (BeadStatus.IN_REVIEW, BeadStatus.CLOSED, BeadStatus.FAILED)
+    cleared: dict[str, object] = dict.fromkeys(
+        ("resolution", "closed_at", "not_before", "failure_class", "failure_code", "failure_message")
+    )
+    values = {"wake_at": gastown_now(), "attempts_from": last_epoch(session, bead.id), "base_sha": base_sha}
+    if not move(session, Bead, bead.id, sources, BeadStatus.OPEN, **cleared, **values):
+        return False
+    wake_dependants(session, bead.id)
+    record(session, bead.town_id, "retried", "another attempt was asked for", actor=actor, bead_id=bead.id)
+    return True
+
+
+def last_epoch(session: Session, bead_id: str) -> int:
+    return session.scalar(select(func.max(Dispatch.epoch)).where(Dispatch.bead_id == bead_id)) or 0
+
+
+def wake_dependants(session: Session, bead_id: str) -> None:
+    """The bead's state changed: whoever waits for it is looked at."""
+    statement = select(BeadDependency.bead_id).where(BeadDependency.blocker_id == bead_id)
+    waiting = sorted(session.scalars(statement))
+    lock_beads(session, set(waiting))
+    wake(session, *waiting)

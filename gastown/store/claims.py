@@ -1,0 +1,137 @@
+"""What a tick takes: the town's lock, the due beads, and as many ready ones as there are free slots."""
+
+from datetime import datetime, timedelta
+
+from sqlalchemy import and_, func, or_, select, text, update
+from sqlalchemy.orm import Session
+
+from gastown.db import gastown_now
+from gastown.models import Bead, Dispatch, Node, Rig, Town
+from gastown.reconcile.placement import Candidate, NodeRoom, Room, place
+from gastown.reconcile.policy import Policy
+from gastown.reconcile.views import Slot
+from gastown.states import LIVE, FailureCode
+from gastown.store.policies import town_policy
+
+TOWN_LOCKS = 7_271  # the advisory lock class of towns; the second key is the town's id
+
+
+def try_lock_town(session: Session, town_id: int) -> bool:
+    """The right to decide for this town until the transaction ends. False: somebody else has it."""
+    return bool(session.scalar(select(func.pg_try_advisory_xact_lock(TOWN_LOCKS, town_id))))
+
+
+def clock(session: Session) -> datetime:
+    """The one clock (L11)."""
+    return session.scalars(select(gastown_now())).one()
+
+
+def claim_due(session: Session, town_id: int, now: datetime, limit: int) -> list[str]:
+    """Due beads, locked. Their `wake_at` is cleared here, so that a wake that commits later is not lost."""
+    due = (
+        select(Bead.id)
+        .where(Bead.town_id == town_id, Bead.wake_at <= now)
+        .order_by(Bead.wake_at)
+        .limit(limit)
+        .with_for_update(key_share=True, skip_locked=True)
+    )
+    statement = update(Bead).where(Bead.id.in_(due)).values(wake_at=None).returning(Bead.id)
+    return sorted(session.scalars(statement.execution_options(synchronize_session=False)))
+
+
+def claim_ready(session: Session, town_id: int, now: datetime, limit: int) -> dict[str, Slot]:
+    """Ready beads, locked, with the slot that each is offered. Never more than the town, rigs and nodes have free."""
+    room = load_room(session, town_id, now)
+    wanted = min(room.slots, limit)
+    if wanted == 0 or not room.open_rigs:
+        return {}
+    ready = (
+        select(Bead.id, Bead.rig_id)
+        .where(Bead.town_id == town_id, Bead.ready_at.is_not(None), Bead.rig_id.in_(room.open_rigs))
+        .order_by(Bead.forced_at.is_(None), Bead.priority, Bead.created_at, Bead.id)
+        .limit(wanted)
+        .with_for_update(key_share=True, skip_locked=True)
+    )
+    rows = session.execute(ready).all()
+    last = _last_attempts(session, [row.id for row in rows])
+    candidates = [
+        Candidate(
+            bead_id=row.id,
+            rig_id=row.rig_id,
+            last_node_id=last[row.id].node_id if row.id in last else None,
+            failed_node_id=last[row.id].node_id if row.id in last and last[row.id].code in START_FAILURES else None,
+        )
+        for row in rows
+    ]
+    return place(candidates, room)
+
+
+START_FAILURES = {
+    FailureCode.START_REFUSED,
+    FailureCode.START_ERROR,
+    FailureCode.START_TIMEOUT,
+    FailureCode.NO_NODE,
+    FailureCode.WORKSPACE_FAILED,
+}
+
+
+def _last_attempts(session: Session, bead_ids: list[str]) -> dict[str, Dispatch]:
+    statement = (
+        select(Dispatch)
+        .where(Dispatch.bead_id.in_(bead_ids))
+        .distinct(Dispatch.bead_id)
+        .order_by(Dispatch.bead_id, Dispatch.epoch.desc())
+    )
+    return {dispatch.bead_id: dispatch for dispatch in session.scalars(statement)}
+
+
+def load_room(session: Session, town_id: int, now: datetime) -> Room:
+    """Free slots of the town, of its rigs that are not paused, and of the nodes that are alive."""
+    policy = town_policy(session, town_id)
+    paused = session.scalars(select(Town.paused_at.is_not(None)).where(Town.id == town_id)).one()
+    live = Dispatch.status.in_(LIVE)
+    per_rig = dict(
+        session.execute(
+            select(Dispatch.rig_id, func.count()).where(Dispatch.town_id == town_id, live).group_by(Dispatch.rig_id)
+        ).all()
+    )
+    per_node = dict(
+        session.execute(select(Dispatch.node_id, func.count()).where(live).group_by(Dispatch.node_id)).all()
+    )
+    rigs = session.execute(select(Rig.id, Rig.policy).where(Rig.town_id == town_id, Rig.paused_at.is_(None))).all()
+    silent = now - timedelta(seconds=policy.node_silence_s)
+    nodes = session.scalars(select(Node).where(Node.heartbeat_at >= silent, Node.draining_at.is_(None))).all()
+    return Room(
+        town=0 if paused else policy.max_running - sum(per_rig.values()),
+        rigs={rig.id: _rig_limit(policy, rig.policy) - per_rig.get(rig.id, 0) for rig in rigs},
+        nodes=tuple(
+            NodeRoom(node_id=node.id, name=node.name, free=node.capacity - per_node.get(node.id, 0)) for node in nodes
+        ),
+    )
+
+
+def _rig_limit(policy: Policy, overrides: dict[str, object]) -> int:
+    return int(overrides.get("rig_max_running", policy.rig_max_running))  # type: ignore[call-overload, no-any-return]
+
+
+def something_due(session: Session, town_id: int) -> bool:
+    """Whether another batch would find work: something due, or ready with a slot free for it."""
+    now = clock(session)
+    due = select(Bead.id).where(Bead.town_id == town_id, Bead.wake_at <= now).limit(1)
+    if session.scalar(due) is not None:
+        return True
+    room = load_room(session, town_id, now)
+    if room.slots == 0 or not room.open_rigs:
+        return False
+    ready = select(Bead.id).where(Bead.town_id == town_id, Bead.ready_at.is_not(None), Bead.rig_id.in_(room.open_rigs))
+    return session.scalar(ready.limit(1)) is not None
+
+
+def towns_with_work(session: Session) -> list[int]:
+    """Towns with something due or ready. Two index look-ups a town, whatever the history."""
+    due = and_(Bead.town_id == Town.id, Bead.wake_at <= gastown_now())
+    ready = and_(Bead.town_id == Town.id, Bead.ready_at.is_not(None))
+    statement = select(Town.id).where(
+        or_(select(text("1")).where(due).exists(), select(text("1")).where(ready).exists())
+    )
+    return list(session.scalars(statement.order_by(Town.id)))

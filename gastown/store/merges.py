@@ -1,0 +1,343 @@
+"""Merge requests: queued, claimed, pushed, recorded. Every write is a compare-and-set on the merge epoch."""
+
+from dataclasses import dataclass
+from datetime import timedelta
+from uuid import UUID
+
+from sqlalchemy import func, select, update
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+from gastown.agent.protocol import head_ref
+from gastown.db import gastown_now
+from gastown.models import Bead, BeadDependency, Dispatch, MergeRequest, Rig
+from gastown.states import MERGING, BeadStatus, HoldCode, MergeStatus, Resolution
+from gastown.store.moves import MoveLost, lock_bead, lock_beads, move, record, set_bead, wake
+from gastown.store.policies import policy_of
+
+OPEN_REQUESTS = (MergeStatus.OPEN, *MERGING)
+HELD_OUTPUT_CHARACTERS = 20_000  # of a red gate, kept for people and for the next attempt's prompt
+
+
+def open_request(session: Session, bead: Bead, dispatch: Dispatch, head_sha: str) -> MergeRequest:
+    """A finished attempt's head enters the queue of its target. The bead's row is locked."""
+    request = MergeRequest(
+        town_id=bead.town_id,
+        rig_id=bead.rig_id,
+        bead_id=bead.id,
+        dispatch_id=dispatch.id,
+        target=session.scalars(select(Rig.branch).where(Rig.id == bead.rig_id)).one(),
+        head_sha=head_sha,
+        priority=bead.priority,
+    )
+    session.add(request)
+    session.flush()
+    return request
+
+
+@dataclass(frozen=True, kw_only=True)
+class MergeOrder:
+    """What the merge worker needs to know; the repository knows the rest."""
+
+    id: int
+    merge_epoch: int
+    lease_s: float
+    bead_id: str
+    dispatch_id: UUID
+    title: str
+    rig_id: int
+    repository: str
+    target: str
+    head_sha: str
+    head_ref: str
+    setup: str
+    gates: tuple[str, ...]
+    environment: dict[str, str]
+    own_staged_sha: str | None  # this request's merge commit, gated, waiting for a clean checkout
+    staged_sha: str | None  # the newest such commit of others, on which this merge stacks
+    pushing_sha: str | None  # an earlier worker may have pushed this one
+
+
+def claim_merge(session: Session, merge_id: int) -> MergeOrder | None:
+    """open -> in_progress with a new merge epoch, or a `pushing` one whose worker is gone, to settle it.
+
+    None: somebody else has it, another merge into the target is under way, or it is over.
+    """
+    found = _lock(session, merge_id)
+    if found is None:
+        return None
+    bead, request = found
+    now = session.scalars(select(gastown_now())).one()
+    lease = timedelta(seconds=policy_of(session, request.rig_id).merge_lease_s)
+    values = {"merge_epoch": request.merge_epoch + 1, "lease_expires_at": now + lease, "step": "claimed"}
+    pushing_sha = None
+    if request.status == MergeStatus.PUSHING:
+        if request.lease_expires_at is None or request.lease_expires_at > now:
+            return None
+        pushing_sha = request.merge_sha
+        _update(session, merge_id, **values)
+    elif request.status == MergeStatus.OPEN and (request.held_code is None or _due(request, now)):
+        try:
+            with session.begin_nested():
+                move(session, MergeRequest, merge_id, MergeStatus.OPEN, MergeStatus.IN_PROGRESS, **values)
+        except IntegrityError:  # one_merge_per_target: another one is under way; its end wakes us
+            return None
+    else:
+        return None
+    set_bead(session, bead.id, wake_at=func.least(Bead.wake_at, now + lease))
+    rig = session.get_one(Rig, request.rig_id)
+    dispatch = session.get_one(Dispatch, request.dispatch_id)
+    return MergeOrder(
+        id=merge_id,
+        merge_epoch=request.merge_epoch + 1,
+        lease_s=lease.total_seconds(),
+        bead_id=bead.id,
+        dispatch_id=request.dispatch_id,
+        title=bead.title,
+        rig_id=rig.id,
+        repository=rig.repository,
+        target=request.target,
+        head_sha=request.head_sha,
+        head_ref=head_ref(bead.id, dispatch.epoch),
+        setup=rig.setup,
+        gates=tuple(rig.gates),
+        environment={str(key): str(value) for key, value in rig.environment.items()},
+        own_staged_sha=request.staged_sha,
+        staged_sha=_newest_staged(session, request),
+        pushing_sha=pushing_sha,
+    )
+
+
+def _due(request: MergeRequest, now: object) -> bool:
+    return request.look_at is not None and request.look_at <= now  # type: ignore[operator]
+
+
+def _newest_staged(session: Session, request: MergeRequest) -> str | None:
+    statement = (
+        select(MergeRequest.staged_sha)
+        .where(
+            MergeRequest.rig_id == request.rig_id,
+            MergeRequest.target == request.target,
+            MergeRequest.id != request.id,
+            MergeRequest.status == MergeStatus.OPEN,
+            MergeRequest.staged_sha.is_not(None),
+        )
+        .order_by(MergeRequest.staged_at.desc())
+        .limit(1)
+    )
+    return session.scalar(statement)
+
+
+def beat_merge(session: Session, merge_id: int, merge_epoch: int, step: str | None = None) -> bool:
+    """Extend the lease. False: it is not ours any more; stop."""
+    lease_s = select(MergeRequest.rig_id).where(MergeRequest.id == merge_id)
+    rig_id = session.scalar(lease_s)
+    if rig_id is None:
+        return False
+    lease = timedelta(seconds=policy_of(session, rig_id).merge_lease_s)
+    statement = (
+        update(MergeRequest)
+        .where(MergeRequest.id == merge_id, MergeRequest.merge_epoch == merge_epoch, MergeRequest.status.in_(MERGING))
+        .values(lease_expires_at=gastown_now() + lease, **({} if step is None else {"step": step}))
+        .returning(MergeRequest.id)
+    )
+    return session.execute(statement.execution_options(synchronize_session=False)).first() is not None
+
+
+def begin_push(session: Session, order: MergeOrder, merge_sha: str, expected_sha: str) -> bool:
+    """in_progress -> pushing, with the bead locked: from here on a cancel is refused. False: not wanted any more."""
+    found = _ours(session, order)
+    if found is None or found[0].status != BeadStatus.IN_REVIEW:
+        return False
+    values = {"merge_sha": merge_sha, "expected_sha": expected_sha, "step": "push"}
+    return move(session, MergeRequest, order.id, MergeStatus.IN_PROGRESS, MergeStatus.PUSHING, **values)
+
+
+def record_merged(session: Session, order: MergeOrder, merged_sha: str) -> bool:
+    """The target has it: request and bead are closed, and who waited for the bead, or for the target, is woken."""
+    found = _ours(session, order)
+    if found is None:
+        return False
+    bead, request = found
+    dependants = _dependants(session, bead.id)
+    lock_beads(session, dependants)
+    values = {"merged_sha": merged_sha, "merged_at": gastown_now(), "step": "merged", "lease_expires_at": None}
+    values |= {"held_code": None, "held_reason": None, "held_output": None, "look_at": None, "staged_sha": None}
+    if not move(session, MergeRequest, order.id, MERGING, MergeStatus.CLOSED, **values):
+        return False
+    if not move(
+        session,
+        Bead,
+        bead.id,
+        BeadStatus.IN_REVIEW,
+        BeadStatus.CLOSED,
+        resolution=Resolution.MERGED,
+        closed_at=gastown_now(),
+        wake_at=gastown_now(),
+        ready_at=None,
+        failure_class=None,
+        failure_code=None,
+        failure_message=None,
+    ):
+        raise MoveLost(f"{bead.id} is {bead.status}, and its commits are on {request.target}")
+    wake(session, *dependants)
+    wake_next(session, request)
+    message = f"merged into {request.target} as {merged_sha[:12]}"
+    record(session, bead.town_id, "merged", message, actor="refinery", bead_id=bead.id, dispatch_id=request.dispatch_id)
+    return True
+
+
+def hold(
+    session: Session,
+    order: MergeOrder,
+    code: HoldCode,
+    reason: str,
+    *,
+    output: str = "",
+    staged_sha: str | None = None,
+    look_again: bool = False,
+    sources: tuple[MergeStatus, ...] = MERGING,
+) -> bool:
+    """Back to open, and not to be tried again until something changes; `look_again`: the outside may lift it."""
+    found = _ours(session, order)
+    if found is None:
+        return False
+    bead, request = found
+    look_s = policy_of(session, request.rig_id).merge_look_s
+    values = {
+        "lease_expires_at": None,
+        "step": None,
+        "held_code": code,
+        "held_reason": reason,
+        "held_output": output.replace("\x00", "")[-HELD_OUTPUT_CHARACTERS:] or None,
+        "staged_sha": staged_sha,
+        "staged_at": request.staged_at or gastown_now() if staged_sha else None,
+        "look_at": gastown_now() + timedelta(seconds=look_s) if look_again else None,
+        "asked_at": None,
+    }
+    if not move(session, MergeRequest, order.id, sources, MergeStatus.OPEN, **values):
+        return False
+    wake(session, bead.id)
+    wake_next(session, request)
+    if request.held_code != code or request.held_reason != reason:
+        record(session, bead.town_id, "merge_held", reason, actor="refinery", bead_id=bead.id, code=code)
+    return True
+
+
+def requeue(session: Session, order: MergeOrder, reason: str) -> bool:
+    """Back to open, to be merged anew: the target moved, or the push never happened. Not a failure."""
+    found = _ours(session, order)
+    if found is None:
+        return False
+    bead, _request = found
+    values = {"lease_expires_at": None, "step": None, "staged_sha": None, "staged_at": None, "asked_at": None}
+    values |= {"held_code": None, "held_reason": None, "held_output": None, "look_at": None}
+    if not move(session, MergeRequest, order.id, MERGING, MergeStatus.OPEN, **values):
+        return False
+    wake(session, bead.id)
+    record(session, bead.town_id, "merge_requeued", reason, actor="refinery", bead_id=bead.id)
+    return True
+
+
+def reclaim(session: Session, merge_id: int) -> bool:
+    """in_progress with an expired lease -> open. The epoch of the next claim fences the old worker."""
+    statement = (
+        update(MergeRequest)
+        .where(
+            MergeRequest.id == merge_id,
+            MergeRequest.status == MergeStatus.IN_PROGRESS,
+            MergeRequest.lease_expires_at <= gastown_now(),
+        )
+        .values(status=MergeStatus.OPEN, lease_expires_at=None, step=None, asked_at=None)
+        .returning(MergeRequest.id)
+    )
+    return session.execute(statement.execution_options(synchronize_session=False)).first() is not None
+
+
+def close_request(session: Session, bead: Bead) -> MergeRequest | None:
+    """The unfinished request of a locked bead is dropped. Others that were stacked on its commit are merged anew."""
+    statement = select(MergeRequest).where(MergeRequest.bead_id == bead.id, MergeRequest.status.in_(OPEN_REQUESTS))
+    request = session.scalar(statement.with_for_update().execution_options(populate_existing=True))
+    if request is None:
+        return None
+    sources = (MergeStatus.OPEN, MergeStatus.IN_PROGRESS)
+    if not move(session, MergeRequest, request.id, sources, MergeStatus.CLOSED, lease_expires_at=None, step=None):
+        raise MoveLost(f"merge request {request.id} is {request.status}")
+    if request.staged_sha is not None:
+        _unstage(session, request)
+    wake_next(session, request)
+    return request
+
+
+def clear_hold(session: Session, bead: Bead) -> bool:
+    """Somebody asks for the merge to be tried again."""
+    statement = (
+        update(MergeRequest)
+        .where(
+            MergeRequest.bead_id == bead.id,
+            MergeRequest.status == MergeStatus.OPEN,
+            MergeRequest.held_code.is_not(None),
+        )
+        .values(held_code=None, held_reason=None, held_output=None, look_at=None, asked_at=None)
+        .returning(MergeRequest.id)
+    )
+    return session.execute(statement.execution_options(synchronize_session=False)).first() is not None
+
+
+def note_asked(session: Session, merge_id: int) -> None:
+    statement = update(MergeRequest).where(MergeRequest.id == merge_id).values(asked_at=gastown_now())
+    session.execute(statement.execution_options(synchronize_session=False))
+
+
+def wake_next(session: Session, request: MergeRequest) -> None:
+    """The target is free: the best of those who wait for it is looked at, and those whose staged merge may land."""
+    waiting = (
+        select(MergeRequest.bead_id)
+        .where(
+            MergeRequest.rig_id == request.rig_id,
+            MergeRequest.target == request.target,
+            MergeRequest.id != request.id,
+            MergeRequest.status == MergeStatus.OPEN,
+        )
+        .order_by(MergeRequest.held_code.is_not(None), MergeRequest.priority, MergeRequest.id)
+        .limit(1)
+    )
+    wake(session, *session.scalars(waiting))
+
+
+def _unstage(session: Session, request: MergeRequest) -> None:
+    statement = (
+        update(MergeRequest)
+        .where(
+            MergeRequest.rig_id == request.rig_id,
+            MergeRequest.target == request.target,
+            MergeRequest.status == MergeStatus.OPEN,
+            MergeRequest.staged_sha.is_not(None),
+        )
+        .values(staged_sha=None, staged_at=None, held_code=None, held_reason=None, held_output=None, look_at=None)
+        .returning(MergeRequest.bead_id)
+    )
+    wake(session, *session.scalars(statement.execution_options(synchronize_session=False)))
+
+
+def _dependants(session: Session, bead_id: str) -> set[str]:
+    return set(session.scalars(select(BeadDependency.bead_id).where(BeadDependency.blocker_id == bead_id)))
+
+
+def _update(session: Session, merge_id: int, **values: object) -> None:
+    statement = update(MergeRequest).where(MergeRequest.id == merge_id).values(**values)
+    session.execute(statement.execution_options(synchronize_session=False))
+
+
+def _lock(session: Session, merge_id: int) -> tuple[Bead, MergeRequest] | None:
+    bead_id = session.scalar(select(MergeRequest.bead_id).where(MergeRequest.id == merge_id))
+    bead = None if bead_id is None else lock_bead(session, bead_id)
+    if bead is None:
+        return None
+    return bead, session.get_one(MergeRequest, merge_id, populate_existing=True)
+
+
+def _ours(session: Session, order: MergeOrder) -> tuple[Bead, MergeRequest] | None:
+    """The request and its locked bead, if the merge epoch is still ours."""
+    found = _lock(session, order.id)
+    return found if found is not None and found[1].merge_epoch == order.merge_epoch else None

@@ -1,0 +1,64 @@
+"""Publishing, and what all tasks share."""
+
+from typing import Any
+from uuid import UUID
+
+import structlog
+from kombu.exceptions import OperationalError as BrokerError
+
+from gastown.celery_app import START_EXPIRES_S, app, node_queue
+from gastown.errors import BrokerUnavailable, UsageError
+from gastown.reconcile.actions import AskMerge, Effect, InspectContainers, StartContainer, StopContainer
+
+log = structlog.get_logger()
+
+POKE_EXPIRES_S = 5  # beat asks again by then
+BROKER_FAILURES = (BrokerError, OSError)  # what kombu raises when the broker is away, and redis-py below it
+
+
+def send(name: str, *args: Any, queue: str = "control", expires_s: float) -> None:
+    """Publish one message. Raises BrokerUnavailable, after PUBLISH_TIMEOUT_S at most for each attempt to connect."""
+    try:
+        app.send_task(name, args=args, queue=queue, routing_key=queue, expires=expires_s)
+    except BROKER_FAILURES as error:
+        raise BrokerUnavailable(f"the broker does not take messages: {error}", hint="gastown status") from error
+
+
+def publish(effect: Effect) -> bool:
+    """One effect, after the commit. A failure is logged and left: the rows say what is still to do. False: failed."""
+    try:
+        match effect:
+            case StartContainer(dispatch_id=key, node=node):
+                send("gastown.start_container", key, queue=node_queue(node), expires_s=START_EXPIRES_S)
+            case StopContainer(dispatch_id=key, node=node):
+                send("gastown.stop_container", key, queue=node_queue(node), expires_s=START_EXPIRES_S)
+            case InspectContainers(node=node):
+                send("gastown.inspect_containers", node, queue=node_queue(node), expires_s=POKE_EXPIRES_S)
+            case AskMerge(merge_id=merge_id):
+                send("gastown.merge", merge_id, queue="merge", expires_s=START_EXPIRES_S)
+    except BrokerUnavailable as error:
+        log.warning("publish_failed", effect=type(effect).__name__, error=str(error))
+        return False
+    return True
+
+
+def poke(town_id: int | None = None) -> bool:
+    """Have a tick look now. A lost poke costs the wait for beat. False: the broker is away."""
+    try:
+        send("gastown.reconcile", *([] if town_id is None else [town_id]), expires_s=POKE_EXPIRES_S)
+    except BrokerUnavailable as error:
+        log.warning("poke_failed", error=str(error))
+        return False
+    return True
+
+
+def id_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """The one argument of a task, positional or keyword. None when the message was malformed."""
+    return args[0] if args else next(iter(kwargs.values()), None)
+
+
+def uuid_of(value: object) -> UUID:
+    try:
+        return UUID(str(value))
+    except ValueError as error:
+        raise UsageError(f"{value!r} is not the id of a dispatch", hint="gastown bead show BEAD") from error

@@ -1,0 +1,197 @@
+"""One merge, from the claim to the record. Every record is a compare-and-set on the merge epoch, so that whoever lost
+the lease writes nothing; a crash at any line is settled by looking at the target."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import assert_never
+
+import structlog
+
+from gastown.celery_app import app
+from gastown.db import in_transaction
+from gastown.errors import DatabaseUnavailable, TemporaryError
+from gastown.refinery import merging
+from gastown.runtimes import registry
+from gastown.settings import get_settings
+from gastown.states import HoldCode, MergeStatus
+from gastown.store import merges
+from gastown.store.merges import MergeOrder
+from gastown.tasks.base import poke
+
+log = structlog.get_logger()
+
+
+class Lease:
+    """The right to this merge, beaten from a thread. `lost` is set when it is somebody else's, or cannot be renewed."""
+
+    def __init__(self, order: MergeOrder) -> None:
+        self.order = order
+        self.lost = threading.Event()
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._beat, name="merge-lease", daemon=True)
+
+    def _beat(self) -> None:
+        failures = 0
+        while not self._ended.wait(self.order.lease_s / 3):
+            try:
+                ours = self.note(None)
+            except DatabaseUnavailable:
+                failures += 1
+                ours = failures < 2  # the lease holds three beats: after two misses it is about to end
+            else:
+                failures = 0
+            if not ours:
+                self.lost.set()
+                return
+
+    def note(self, step: str | None) -> bool:
+        return in_transaction(lambda session: merges.beat_merge(session, self.order.id, self.order.merge_epoch, step))
+
+    @contextmanager
+    def held(self) -> Iterator["Lease"]:
+        self._thread.start()
+        try:
+            yield self
+        finally:
+            self._ended.set()
+            self._thread.join()
+
+    def on_step(self, step: str) -> None:
+        if not self.note(step):
+            self.lost.set()
+
+
+@app.task(name="gastown.merge", max_retries=0)
+def merge(merge_id: int) -> None:
+    """Merge one request into its target, if it is next and nobody else is at it."""
+    order = in_transaction(lambda session: merges.claim_merge(session, merge_id))
+    if order is None:
+        log.info("merge_not_ours", merge_request=merge_id)
+        return
+    job = _job(order)
+    with Lease(order).held() as lease:
+        try:
+            _merge(order, job, lease)
+        except TemporaryError as error:
+            _give_back(order, HoldCode.UNREACHABLE, str(error))
+        except Exception as error:  # noqa: BLE001 (a merge that raises must not be tried for ever: it is held)
+            log.exception("merge_raised", merge_request=merge_id)
+            _give_back(order, HoldCode.MERGE_ERROR, f"{type(error).__name__}: {error}")
+    merging.release(job)
+    poke()
+
+
+def _give_back(order: MergeOrder, code: HoldCode, reason: str) -> None:
+    """Only before the push. One that was pushing stays so until somebody has looked at the target."""
+    log.warning("merge_given_back", merge_request=order.id, code=code, reason=reason)
+    again = code is HoldCode.UNREACHABLE
+    in_transaction(
+        lambda session: merges.hold(session, order, code, reason, sources=(MergeStatus.IN_PROGRESS,), look_again=again)
+    )
+
+
+def _job(order: MergeOrder) -> merging.MergeJob:
+    return merging.MergeJob(
+        home=get_settings().home,
+        rig_id=order.rig_id,
+        repository=order.repository,
+        target=order.target,
+        bead_id=order.bead_id,
+        dispatch_id=str(order.dispatch_id),
+        title=order.title,
+        head_sha=order.head_sha,
+        head_ref=order.head_ref,
+        setup=order.setup,
+        gates=order.gates,
+        environment=order.environment,
+        merge_epoch=order.merge_epoch,
+        staged_sha=order.staged_sha,
+    )
+
+
+def _merge(order: MergeOrder, job: merging.MergeJob, lease: Lease) -> None:
+    if order.pushing_sha is not None:
+        _settle(order, job)
+        return
+    if order.own_staged_sha is not None:
+        _land(order, job, order.own_staged_sha, lease)
+        return
+    runtime = registry.get("process")
+    prepared = merging.prepare(job, runtime, lease.on_step, lease.lost.is_set)
+    match prepared:
+        case merging.Prepared():
+            _push(order, job, prepared, lease)
+        case merging.AlreadyMerged(merge_sha=merge_sha):
+            _record(order, merge_sha)
+        case merging.Held(code=code, reason=reason, output=output):
+            again = code in (HoldCode.UNREACHABLE, HoldCode.HEAD_MISSING)
+            in_transaction(lambda session: merges.hold(session, order, code, reason, output=output, look_again=again))
+        case merging.Stopped():
+            log.info("merge_lease_lost", merge_request=order.id)
+
+
+def _settle(order: MergeOrder, job: merging.MergeJob) -> None:
+    """An earlier worker died in its push: the target says whether it arrived."""
+    assert order.pushing_sha is not None
+    if merging.contains(job, order.pushing_sha):
+        _record(order, order.pushing_sha)
+    else:
+        in_transaction(lambda session: merges.requeue(session, order, "the push had not arrived; merged anew"))
+
+
+def _push(order: MergeOrder, job: merging.MergeJob, prepared: merging.Prepared, lease: Lease) -> None:
+    if lease.lost.is_set() or not in_transaction(
+        lambda session: merges.begin_push(session, order, prepared.merge_sha, prepared.expected_sha)
+    ):
+        log.info("merge_not_wanted", merge_request=order.id)
+        return
+    if prepared.base_sha != prepared.expected_sha:  # stacked on a merge that waits for the user's checkout
+        _stage(order, job, prepared, "an earlier merge waits for the checkout to be clean")
+        return
+    _close_push(order, job, prepared, merging.push(job, prepared))
+
+
+def _land(order: MergeOrder, job: merging.MergeJob, staged_sha: str, lease: Lease) -> None:
+    """A gated merge that waited for the checkout to be clean."""
+    staged = merging.Prepared(merge_sha=staged_sha, base_sha=staged_sha, expected_sha=staged_sha)
+    if lease.lost.is_set() or not in_transaction(
+        lambda session: merges.begin_push(session, order, staged_sha, staged_sha)
+    ):
+        return
+    _close_push(order, job, staged, merging.land(job, staged_sha))
+
+
+def _close_push(
+    order: MergeOrder, job: merging.MergeJob, prepared: merging.Prepared, outcome: merging.PushOutcome
+) -> None:
+    match outcome:
+        case merging.Pushed():
+            _record(order, prepared.merge_sha)
+        case merging.Moved():
+            moved = f"{order.target} moved meanwhile; merged anew on its new head"
+            in_transaction(lambda session: merges.requeue(session, order, moved))
+        case merging.Dirty(paths=paths):
+            shown = ", ".join(paths[:5]) + (f" and {len(paths) - 5} more" if len(paths) > 5 else "")
+            _stage(order, job, prepared, f"uncommitted changes in {order.repository} are in the way: {shown}")
+        case merging.PushRefused(reason=refused):
+            in_transaction(lambda session: merges.hold(session, order, HoldCode.PUSH_REFUSED, refused))
+        case merging.Unknown(reason=unknown):
+            # stays `pushing`: when the lease is over, the target is looked at
+            log.warning("push_unknown", merge_request=order.id, reason=unknown)
+        case _:
+            assert_never(outcome)
+
+
+def _stage(order: MergeOrder, job: merging.MergeJob, prepared: merging.Prepared, reason: str) -> None:
+    merging.stage(job, prepared)
+    in_transaction(
+        lambda session: merges.hold(
+            session, order, HoldCode.DIRTY_CHECKOUT, reason, staged_sha=prepared.merge_sha, look_again=True
+        )
+    )
+
+
+def _record(order: MergeOrder, merged_sha: str) -> None:
+    if not in_transaction(lambda session: merges.record_merged(session, order, merged_sha)):
+        log.warning("record_lost", merge_request=order.id, sha=merged_sha)
