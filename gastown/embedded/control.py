@@ -45,7 +45,7 @@ def start_detached(
     home.bound_log(log)
     with open(log, "ab") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "gastown.embedded.supervisor", "--app", app],
+            [sys.executable, "-P", "-m", "gastown.embedded.supervisor", "--app", app],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,

@@ -88,7 +88,7 @@ def dump(settings: Settings) -> Path:
 
 def check_broker(settings: Settings) -> None:
     """Raises BrokerUnavailable."""
-    from kombu import Connection  # type: ignore[attr-defined]  # made lazily there
+    from kombu import Connection
     from kombu.exceptions import OperationalError
 
     options = {"socket_connect_timeout": CONNECT_TIMEOUT_S, "socket_timeout": CONNECT_TIMEOUT_S}

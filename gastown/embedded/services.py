@@ -96,7 +96,7 @@ def programs(settings: Settings, lock: int, api: socket.socket, app: str, env: d
         ),
         Service(
             name="api",
-            argv=[sys.executable, "-m", "gastown.embedded.serve", API, str(api.fileno())],
+            argv=[sys.executable, "-P", "-m", "gastown.embedded.serve", API, str(api.fileno())],
             log=home.log_file(settings.home, "api"),
             cwd=settings.home / "run",
             env=env,
@@ -111,7 +111,7 @@ def one_shot(settings: Settings, lock: int, module: str, env: dict[str, str]) ->
     name = module.rpartition(".")[2]
     return Service(
         name=name,
-        argv=[sys.executable, "-m", module],
+        argv=[sys.executable, "-P", "-m", module],
         log=home.log_file(settings.home, name),
         cwd=settings.home / "run",
         env=env,
@@ -149,7 +149,7 @@ def _worker(
 
 
 def _celery(app: str) -> list[str]:
-    return [sys.executable, "-m", "celery", "-A", app]
+    return [sys.executable, "-P", "-m", "celery", "-A", app]
 
 
 def _level(settings: Settings) -> list[str]:

@@ -1,0 +1,27 @@
+"""End the running attempts of this machine so that they save what they have: `python -m gastown.cli.drain`.
+
+The supervisor of the stack runs it while API and database are still there to take the attempts' reports.
+"""
+
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from gastown.runtimes.process import ProcessRuntime
+from gastown.settings import get_settings
+
+GRACE_S = 60.0
+
+
+def drain(home: Path, *, grace_s: float = GRACE_S) -> int:
+    """Stop every attempt of this home, all at once, each with `grace_s` to save its work; how many there were."""
+    runtime = ProcessRuntime(home)
+    names = runtime.list_names()
+    if names:
+        with ThreadPoolExecutor(len(names)) as pool:
+            list(pool.map(lambda name: runtime.stop(name, grace_s=grace_s), names))
+    return len(names)
+
+
+if __name__ == "__main__":
+    sys.stdout.write(f"{drain(get_settings().home)} attempts stopped\n")
