@@ -95,7 +95,6 @@ class Node(Base):
     runtime: Mapped[str]
     capacity: Mapped[int] = mapped_column(Integer)
     heartbeat_at: Mapped[datetime] = mapped_column(server_default=NOW)
-    draining_at: Mapped[datetime | None]  # set: no new starts here
     created_at: Mapped[datetime] = mapped_column(server_default=NOW)
 
 

@@ -3,7 +3,7 @@
 import re
 from dataclasses import dataclass, field
 
-from sqlalchemy import func, select, update
+from sqlalchemy import func, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
@@ -26,13 +26,6 @@ def beat_node(session: Session, name: str, runtime: str, capacity: int) -> int:
     values = {"runtime": runtime, "capacity": capacity, "heartbeat_at": gastown_now()}
     statement = insert(Node).values(name=name, **values).on_conflict_do_update(index_elements=["name"], set_=values)
     return session.scalars(statement.returning(Node.id)).one()
-
-
-def set_draining(session: Session, name: str, draining: bool) -> None:
-    """Draining: no new starts on this node; what runs there goes on."""
-    at = func.coalesce(Node.draining_at, gastown_now()) if draining else None
-    statement = update(Node).where(Node.name == name).values(draining_at=at)
-    session.execute(statement.execution_options(synchronize_session=False))
 
 
 @dataclass(frozen=True, kw_only=True)

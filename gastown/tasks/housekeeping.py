@@ -66,7 +66,6 @@ def _beat(worker: str) -> None:
 
 
 def _rejoin(node: str, worker: str) -> None:
-    in_transaction(lambda session: towns.set_draining(session, node, False))
     in_transaction(lambda session: towns.beat_node(session, node, "process", upkeep.node_capacity()))
     if in_transaction(lambda session: attempts.doubt_starts_of(session, worker)):
         publish(InspectContainers(node=node))
