@@ -43,7 +43,7 @@ class Mirror:
         mirror = cls(path, absolute(repository))
         if not path.is_dir():
             path.parent.mkdir(parents=True, exist_ok=True)
-            with mirror._locked():
+            with mirror.locked():
                 mirror._make()
         return mirror
 
@@ -59,7 +59,7 @@ class Mirror:
     def fetch(self, *refspecs: str) -> None:
         """Bring it up to date with the remote; by default all branches (as refs/remotes/origin/*) and tags."""
         wanted = refspecs or (HEADS, TAGS)
-        with self._locked():
+        with self.locked():
             try:
                 self._twice(lambda: self._fetch(wanted))
             except GitError as error:
@@ -159,8 +159,8 @@ class Mirror:
         return bool(moves)
 
     @contextmanager
-    def _locked(self) -> Iterator[None]:
-        """One writer of remote branches at a time; the lock goes with the process that holds it."""
+    def locked(self) -> Iterator[None]:
+        """One fetch, or one push into a checkout, at a time; the lock goes with the process that holds it."""
         deadline = time.monotonic() + NETWORK_TIMEOUT_S
         with self.path.with_suffix(".lock").open("ab") as file:
             while True:
@@ -169,7 +169,7 @@ class Mirror:
                     break
                 except BlockingIOError:
                     if time.monotonic() > deadline:
-                        raise GitError("fetch", "fatal: another fetch into this mirror does not end", None) from None
+                        raise GitError("fetch", "fatal: another use of this mirror does not end", None) from None
                     time.sleep(LOCK_POLL_S)
             yield
 

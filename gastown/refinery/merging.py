@@ -1,0 +1,49 @@
+"""One merge, as its task sees it: plain functions on git and a runtime, called in this order, with all records between.
+
+prepare -> Prepared       gated; keep the answer, then move the merge request to `pushing`
+        -> AlreadyMerged  record it
+        -> Held, Stopped  give it back
+push    -> Pushed         record it, then release
+        -> Moved          prepare again, with the next merge epoch
+        -> Dirty          stage; later merges are prepared onto the staged tip, and `land` tries again
+        -> PushRefused    hold it
+        -> Unknown        ask `contains` until it answers; also what settles a crash in `pushing`
+"""
+
+from gastown.refinery.jobs import (
+    AlreadyMerged,
+    Dirty,
+    Held,
+    MergeJob,
+    Moved,
+    Prepared,
+    PrepareOutcome,
+    Pushed,
+    PushOutcome,
+    PushRefused,
+    Stopped,
+    Unknown,
+)
+from gastown.refinery.preparing import prepare
+from gastown.refinery.pushing import contains, land, push, release, stage
+
+__all__ = [
+    "AlreadyMerged",
+    "Dirty",
+    "Held",
+    "MergeJob",
+    "Moved",
+    "PrepareOutcome",
+    "Prepared",
+    "PushOutcome",
+    "PushRefused",
+    "Pushed",
+    "Stopped",
+    "Unknown",
+    "contains",
+    "land",
+    "prepare",
+    "push",
+    "release",
+    "stage",
+]

@@ -1,0 +1,139 @@
+"""The second half of a merge: the push with an expected value, what its failure means, and what is kept for later."""
+
+import re
+from collections.abc import Sequence
+
+from gastown.agent.git import GitError, git
+from gastown.agent.mirror import Mirror
+from gastown.refinery import worktrees
+from gastown.refinery.jobs import (
+    Dirty,
+    MergeJob,
+    Moved,
+    Prepared,
+    Pushed,
+    PushOutcome,
+    PushRefused,
+    Unknown,
+    presentable,
+    presentable_path,
+)
+from gastown.refinery.remote import fetch_target, is_ancestor, translated
+from gastown.refinery.repository import dirty_paths, local_path, unfinished_on, untracked_in_the_way
+
+# A checkout of a person's own takes the push into its files when they are unchanged, and their settings stay theirs.
+INTO_CHECKOUT = "--receive-pack=git -c receive.denyCurrentBranch=updateInstead -c receive.autogc=false receive-pack"
+_CHANGED = re.compile(r"Working directory has (un)?staged changes|Up-to-date check failed|Working directory not clean")
+_WOULD_OVERWRITE = "Could not update working tree"
+_LOCKED = re.compile(r"Unable to create '.+\.lock': File exists")
+_MOVED_MEANWHILE = re.compile(r"is at [0-9a-f]{40,64} but expected")
+_FORBIDDEN = re.compile(
+    r"error: 403|permission to .+ denied|denied to|not allowed to push|write access|read.only|not have permission"
+    r"|protected branch",
+    re.IGNORECASE,
+)
+
+
+def push(job: MergeJob, prepared: Prepared) -> PushOutcome:
+    """Move the target from `expected_sha` to `merge_sha`, or leave it alone. What is there already counts as pushed."""
+    mirror = Mirror.open(job.home, job.rig_id, job.repository)
+    try:
+        return _push(mirror, job, prepared.merge_sha, prepared.expected_sha)
+    except GitError as error:  # of a look at the checkout, before anything was pushed
+        return Unknown(presentable(error.reason))
+
+
+def land(job: MergeJob, staged_sha: str) -> PushOutcome:
+    """Push a merge that was prepared earlier and waits. Moved when the target has left the line that it stands on."""
+    try:
+        mirror = Mirror.open(job.home, job.rig_id, job.repository)
+        target = fetch_target(mirror, job.target)
+        if target is None or mirror.resolve(staged_sha) is None:
+            return Moved()
+        if is_ancestor(mirror, staged_sha, target):
+            return Pushed()
+        if not is_ancestor(mirror, target, staged_sha):
+            return Moved()
+        return _push(mirror, job, staged_sha, target)
+    except GitError as error:
+        return Unknown(presentable(error.reason))
+
+
+def contains(job: MergeJob, sha: str) -> bool:
+    """Whether the remote's target has `sha` now. Raises RepositoryUnavailable when it gives no answer."""
+    mirror = Mirror.open(job.home, job.rig_id, job.repository)
+    try:
+        target = fetch_target(mirror, job.target)
+        return target is not None and mirror.resolve(sha) is not None and is_ancestor(mirror, sha, target)
+    except GitError as error:
+        raise translated(error, job.repository) from error
+
+
+def stage(job: MergeJob, prepared: Prepared) -> None:
+    """Keep a merge that a dirty checkout does not let in, in the mirror and where its owner sees it.
+
+    An earlier one under this ref is not lost: each merge commit stays under its own `merging_ref`.
+    Raises RepositoryUnavailable or GitFailed when the remote does not take it; the mirror has it by then.
+    """
+    mirror = Mirror.open(job.home, job.rig_id, job.repository)
+    try:
+        mirror.set_ref(job.merged_ref, prepared.merge_sha)
+        mirror.push(f"+{prepared.merge_sha}:{job.merged_ref}")
+    except GitError as error:
+        raise translated(error, job.repository) from error
+
+
+def release(job: MergeJob) -> None:
+    """After the record: remove what worktrees are left of this merge and earlier ones of the bead. Refs stay."""
+    worktrees.remove_leftovers(worktrees.directory(job.home, job.rig_id), job.bead_id, job.merge_epoch)
+
+
+def _push(mirror: Mirror, job: MergeJob, sha: str, expected_sha: str) -> PushOutcome:
+    refspec = f"{sha}:refs/heads/{job.target}"
+    lease = f"--force-with-lease=refs/heads/{job.target}:{expected_sha}"
+    try:
+        if local_path(job.repository) is None:
+            mirror.push(refspec, options=(lease,))
+            return Pushed()
+        with mirror.locked():  # git updates the files before it looks at the lease: two at once would leave a mixture
+            if operations := unfinished_on(job.repository, job.target):
+                return Dirty(tuple(operations))  # git would change the files in the middle of it
+            mirror.push(refspec, options=(lease, INTO_CHECKOUT))
+            return Pushed()
+    except GitError as error:
+        return _meaning(error, mirror, job, sha, expected_sha)
+
+
+def _meaning(error: GitError, mirror: Mirror, job: MergeJob, sha: str, expected_sha: str) -> PushOutcome:
+    output = error.output
+    if error.timed_out:
+        return Unknown(presentable(error.reason))
+    if error.stale or _MOVED_MEANWHILE.search(output):
+        return Moved()
+    if _LOCKED.search(output):
+        return Unknown(presentable(f"somebody else is using git in {job.repository}: {error.reason}"))
+    if _CHANGED.search(output):
+        changed = dirty_paths(job.repository, job.target)  # none: they were undone since, so trying again will do
+        return Dirty(_presentable_paths(changed)) if changed else Unknown(presentable(error.reason))
+    if _WOULD_OVERWRITE in output:
+        added = git("diff", "--name-only", "--no-renames", "--diff-filter=A", "-z", expected_sha, sha, cwd=mirror.path)
+        blocking = untracked_in_the_way(job.repository, job.target, added.split("\0")[:-1])
+        blocking += dirty_paths(job.repository, job.target)
+        if blocking:
+            return Dirty(_presentable_paths(blocking))
+    if error.refused or _FORBIDDEN.search(output):
+        return PushRefused(_words_of_the_remote(error))
+    return Unknown(presentable(error.reason))
+
+
+def _presentable_paths(paths: Sequence[str]) -> tuple[str, ...]:
+    return tuple(presentable_path(path) for path in paths)
+
+
+def _words_of_the_remote(error: GitError) -> str:
+    """What its hooks printed, then git's own short reason: `no pushes on Friday (pre-receive hook declined)`."""
+    lines = error.output.split("\n")
+    said = [line.removeprefix("remote:").strip() for line in lines if line.startswith("remote:")]
+    short = re.search(r"\[remote rejected\] (\(.+\))", error.output)
+    words = " ".join([*(line for line in said if line), short[1] if short else ""]).strip()
+    return presentable(words or error.reason, 2000)

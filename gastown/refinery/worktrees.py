@@ -1,0 +1,58 @@
+"""Where merges are tried out: one fresh clone for each, in home/merges/<rig>, gone when the merge has ended."""
+
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from gastown.agent.mirror import Mirror
+
+
+@dataclass(frozen=True)
+class Worktree:
+    path: Path
+    scratch: Path  # TMPDIR of what runs in it, outside of it so that no gate sees an untracked directory
+
+
+@contextmanager
+def fresh(mirror: Mirror, path: Path, sha: str, branch: str) -> Iterator[Worktree]:
+    """A clone with `sha` checked out as `branch`; one left here by a crash is replaced. Raises GitError."""
+    worktree = Worktree(path, path.with_name(f"{path.name}.tmp"))
+    try:
+        remove(worktree.path)
+        remove(worktree.scratch)
+        mirror.clone(worktree.path, sha, branch)
+        worktree.scratch.mkdir(mode=0o700)
+        yield worktree
+    finally:
+        remove(worktree.path)
+        remove(worktree.scratch)
+
+
+def directory(home: Path, rig_id: int) -> Path:
+    return home.resolve() / "merges" / str(rig_id)
+
+
+def remove_leftovers(parent: Path, bead_id: str, up_to_epoch: int) -> None:
+    """Remove what merges of this bead left, up to this merge epoch; a later one may be at work."""
+    if not parent.is_dir():
+        return
+    for entry in parent.iterdir():
+        found = re.fullmatch(re.escape(bead_id) + r"-(\d+)(\.tmp)?", entry.name)
+        if found and int(found[1]) <= up_to_epoch:
+            remove(entry)
+
+
+def remove(path: Path) -> None:
+    """Remove a tree, also one with read-only directories (caches of Go modules). What resists is left for next time."""
+    if not path.is_dir():
+        return
+    shutil.rmtree(path, ignore_errors=True)
+    if path.is_dir():
+        for folder, _, _ in os.walk(path):
+            with suppress(OSError):
+                os.chmod(folder, 0o700)
+        shutil.rmtree(path, ignore_errors=True)

@@ -1,0 +1,30 @@
+from pathlib import Path
+
+import pytest
+
+from gastown.agent.git import git
+from tests.refinery.rig import Rig, commit, rig_on
+
+
+@pytest.fixture
+def checkout(tmp_path: Path, own_home: Path) -> Rig:
+    """A rig that is a person's own checkout, on main."""
+    remote = tmp_path / "checkout"
+    git("init", "--quiet", "--initial-branch=main", str(remote))
+    commit(remote, {"README": "hello\n", "code.py": "one = 1\n"}, "first")
+    return rig_on(remote, tmp_path, own_home)
+
+
+@pytest.fixture
+def bare(tmp_path: Path, own_home: Path, checkout: Rig) -> Rig:
+    """A rig that is a bare repository, as on a server."""
+    remote = tmp_path / "server.git"
+    git("clone", "--quiet", "--bare", str(checkout.remote), str(remote))
+    return rig_on(remote, tmp_path, own_home)
+
+
+@pytest.fixture(params=["checkout", "bare"])
+def rig(request: pytest.FixtureRequest) -> Rig:
+    found = request.getfixturevalue(request.param)
+    assert isinstance(found, Rig)
+    return found
