@@ -3,14 +3,18 @@
 import os
 import shutil
 import tempfile
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
+import psycopg
 import pytest
+from sqlalchemy import make_url
 
 from gastown.embedded import postgres, redis
 
 DEVELOPERS_OWN = ("GASTOWN_", "PG", "GIT_", "XDG_")
+MEMORY_BYTES = 1024**3  # a session's Postgres takes up to 300 MB: its log, and 9 MB for each test that runs
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -36,8 +40,13 @@ def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture(scope="session")
 def short_dir() -> Iterator[Path]:
-    """A folder of this session whose path is short enough for sockets."""
-    folder = Path(tempfile.mkdtemp(prefix="gt-"))
+    """A folder of this session whose path is short enough for sockets; in memory, where there is room for that.
+
+    Copying the template database takes 15 ms there and 300 ms on a virtual disk: 300 small files.
+    """
+    memory = Path("/dev/shm")
+    roomy = memory.is_dir() and os.access(memory, os.W_OK) and shutil.disk_usage(memory).free > MEMORY_BYTES
+    folder = Path(tempfile.mkdtemp(prefix="gt-", dir=memory if roomy else None))
     try:
         yield folder
     finally:
@@ -60,3 +69,63 @@ def redis_url(short_dir: Path) -> Iterator[str]:
     folder.mkdir()
     with redis.throw_away(folder) as url:
         yield url
+
+
+def administer(postgres_url: str, *statements: str) -> None:
+    """Run statements that no transaction may hold, such as CREATE DATABASE."""
+    with psycopg.connect(postgres_url.replace("+psycopg", ""), autocommit=True) as connection:
+        for statement in statements:
+            connection.execute(statement.encode())
+
+
+def url_of(postgres_url: str, database: str) -> str:
+    return make_url(postgres_url).set(database=database).render_as_string(hide_password=False)
+
+
+@pytest.fixture(scope="session")
+def migrated_template(postgres_url: str) -> str:
+    """The name of a database with the newest schema and no rows, to copy."""
+    from gastown import db, migrations
+
+    administer(postgres_url, "CREATE DATABASE gastown_template")
+    engine = db.make_engine(url_of(postgres_url, "gastown_template"))
+    migrations.upgrade(engine)
+    engine.dispose()
+    return "gastown_template"
+
+
+@pytest.fixture
+def database(
+    own_home: Path, postgres_url: str, redis_url: str, migrated_template: str, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[str]:
+    """A migrated Postgres of this test alone, and an empty Redis, both in force for all of gastown; its URL.
+
+    Code under test really commits, from as many connections as it likes. The copy takes 15 ms in memory.
+    """
+    from gastown import db, settings
+
+    name = f"test_{uuid.uuid4().hex}"
+    administer(postgres_url, f"CREATE DATABASE {name} TEMPLATE {migrated_template} STRATEGY file_copy")
+    monkeypatch.setenv("GASTOWN_DATABASE_URL", url_of(postgres_url, name))
+    monkeypatch.setenv("GASTOWN_BROKER_URL", redis_url)
+    settings.get_settings.cache_clear()
+    db._engine_of.cache_clear()
+    use_broker(redis_url, monkeypatch)
+    try:
+        yield url_of(postgres_url, name)
+    finally:
+        db.engine().dispose()
+        db._engine_of.cache_clear()
+        settings.get_settings.cache_clear()
+        administer(postgres_url, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+def use_broker(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Point the Celery app of this process at this Redis, and empty it. The app reads its settings once, on import."""
+    from gastown.celery_app import app
+
+    if app.conf.broker_url != url:
+        app.close()  # its pool of connections to another broker
+        monkeypatch.setattr(app.conf, "broker_url", url)
+    with app.connection_for_write() as connection:
+        connection.default_channel.client.flushdb()
