@@ -1,8 +1,13 @@
 """The Celery app. Redis carries hints only; each setting says why it is as it is (figures: docs/architecture.md)."""
 
+from typing import Any
+
+import structlog
 from celery import Celery
+from celery.signals import setup_logging, task_postrun, task_prerun
 from kombu import Queue
 
+from gastown import logs
 from gastown.beat_schedule import BEAT_SCHEDULE
 from gastown.settings import get_settings
 
@@ -42,6 +47,7 @@ app.conf.update(
         "socket_timeout": PUBLISH_TIMEOUT_S,
         "socket_connect_timeout": PUBLISH_TIMEOUT_S,
         "health_check_interval": 10,
+        "max_retries": 0,  # one attempt to connect for a publish; the default is a hundred
     },
     task_publish_retry=False,
     task_create_missing_queues=True,
@@ -52,7 +58,6 @@ app.conf.update(
     beat_max_loop_interval=5,
     # events are for Flower alone, which switches them on
     worker_send_task_events=False,
-    worker_hijack_root_logger=False,
     worker_redirect_stdouts=False,
     timezone="UTC",
     imports=[
@@ -62,3 +67,19 @@ app.conf.update(
         "gastown.tasks.housekeeping",
     ],
 )
+
+
+@setup_logging.connect(weak=False)
+def _set_up_logs(**_: Any) -> None:
+    logs.configure(settings.log_level)
+
+
+@task_prerun.connect(weak=False)
+def _bind(task_id: str = "", task: Any = None, args: Any = (), **_: Any) -> None:
+    """Every line that a task logs says which task it was, and what about."""
+    structlog.contextvars.bind_contextvars(task=task.name, task_id=task_id, subject=next(iter(args or ()), None))
+
+
+@task_postrun.connect(weak=False)
+def _unbind(**_: Any) -> None:
+    structlog.contextvars.clear_contextvars()
