@@ -7,6 +7,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from gastown.embedded import home
+
 LAUNCH = Path(__file__).with_name("launch.py")
 
 
@@ -26,7 +28,7 @@ def spawn(
     ties the parent-death signal to the thread. Raises OSError.
     """
     launch = [sys.executable, "-I", "-S", str(LAUNCH), str(os.getpid()), str(int(stop_signal))]
-    with open(log, "ab", opener=_private) as output:
+    with home.open_log(log) as output:
         return subprocess.Popen(
             [*prefix, *launch, *map(str, argv)],
             stdin=subprocess.DEVNULL,
@@ -56,7 +58,3 @@ def kill_session(process: subprocess.Popen[bytes]) -> None:
         os.killpg(process.pid, signal.SIGKILL)
     except ProcessLookupError:
         return
-
-
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o600)

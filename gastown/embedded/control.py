@@ -5,11 +5,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 from gastown.agent import processes
 from gastown.embedded import home, leftovers, services, status
 from gastown.embedded.status import StackState, StackStatus
-from gastown.errors import StackUnavailable
+from gastown.errors import GastownError, StackUnavailable
 from gastown.settings import Settings
 
 START_TIMEOUT_S = 900.0  # a long migration; everything else has its own, shorter deadline in the supervisor
@@ -43,26 +44,18 @@ def start_detached(
     home.prepare(settings)
     log = home.log_file(settings.home, "supervisor")
     home.bound_log(log)
-    with open(log, "ab") as output:
-        process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "gastown.embedded.supervisor", "--app", app],
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-            env=services.environment(settings, env or {}),
-            cwd=settings.home / "run",
-            start_new_session=True,
-        )
+    pid = _spawn(settings, log, app, services.environment(settings, env or {}))
+    born = processes.birth(pid) or ""
     deadline = time.monotonic() + START_TIMEOUT_S
     while True:
         now = read_status(settings)
         progress(now)
         if now.is_up:
-            return now.pid == process.pid
-        if process.poll() is not None and not now.alive:
-            raise _why(settings, process)
+            return now.pid == pid
+        if not processes.alive(pid, born) and not now.alive:
+            raise _why(settings, pid)
         if time.monotonic() > deadline:
-            process.send_signal(signal.SIGUSR1)
+            processes.send(pid, signal.SIGUSR1)
             raise StackUnavailable(f"the stack is not up after {START_TIMEOUT_S:.0f} s", hint=f"see {log}")
         time.sleep(POLL_S)
 
@@ -91,9 +84,20 @@ def stop(
     return True
 
 
-def _why(settings: Settings, process: "subprocess.Popen[bytes]") -> Exception:
+def _spawn(settings: Settings, log: Path, app: str, env: dict[str, str]) -> int:
+    """A supervisor that is nobody's child, so that whoever starts it may end first or stay; its pid."""
+    argv = [sys.executable, "-P", "-m", "gastown.embedded.supervisor", "--detach", "--app", app]
+    cwd = settings.home / "run"
+    with home.open_log(log) as output:
+        told = subprocess.run(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=output, env=env, cwd=cwd)
+    if told.returncode:
+        raise StackUnavailable(f"the stack did not start: {home.last_line(log)}", hint=f"see {log}")
+    return int(told.stdout)
+
+
+def _why(settings: Settings, pid: int) -> GastownError:
     last = status.read_file(settings.home)
-    if last.pid == process.pid and last.reason:
+    if last.pid == pid and last.reason:
         return last.failure
     words = home.last_line(home.log_file(settings.home, "supervisor"))
     return StackUnavailable(f"the stack did not start: {words}", hint=f"see {settings.home}/log/supervisor.log")

@@ -3,6 +3,7 @@
 import os
 import stat
 from pathlib import Path
+from typing import BinaryIO
 
 from gastown.errors import UsageError
 from gastown.settings import Settings
@@ -66,6 +67,11 @@ def _claim_run_dir(folder: Path) -> None:
 
 def log_file(home: Path, name: str) -> Path:
     return home / "log" / f"{name}.log"
+
+
+def open_log(log: Path) -> BinaryIO:
+    """For appending. Only its owner may read it."""
+    return open(log, "ab", opener=lambda name, flags: os.open(name, flags, 0o600))
 
 
 def bound_log(log: Path) -> None:

@@ -165,9 +165,9 @@ class Supervisor:
             before = child.state
             if child.look():
                 changed = True
-                if child.process is None:
+                if child.state in (ChildState.RESTARTING, ChildState.FAILING):
                     self.say(f"{child.name} {child.reason}; starting it again")
-                elif before is ChildState.STARTING and child.starts > 1:
+                elif before is ChildState.STARTING and child.starts > 1 and child.process:
                     self.say(f"{child.name} is back (pid {child.process.pid})")
             if (
                 child.process is None
@@ -275,19 +275,34 @@ def main() -> int:
     """A detached stack: `python -m gastown.embedded.supervisor --app MODULE`. Its output is its log."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--app", default=services.APP)
+    parser.add_argument("--detach", action="store_true", help="print the pid, and go on without the parent")
+    options = parser.parse_args()
     os.umask(0o077)
+    if options.detach:
+        _detach()
 
     def say(line: str) -> None:
         sys.stdout.write(f"{status.timestamp()} {line}\n")
         sys.stdout.flush()
 
     try:
-        Supervisor(get_settings(), app=parser.parse_args().app, say=say).run()
+        Supervisor(get_settings(), app=options.app, say=say).run()
     except GastownError as error:
         say(f"{error}. next: {error.hint}")
         return error.exit_code
     say("down")
     return 0
+
+
+def _detach() -> None:
+    """Leave the parent and its session. From here on, standard output is standard error: the log."""
+    pid = os.fork()
+    if pid:
+        sys.stdout.write(f"{pid}\n")
+        sys.stdout.flush()
+        os._exit(0)
+    os.setsid()
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
 
 
 if __name__ == "__main__":
