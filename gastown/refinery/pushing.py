@@ -19,10 +19,13 @@ from gastown.refinery.jobs import (
     presentable_path,
 )
 from gastown.refinery.remote import fetch_target, is_ancestor, translated
-from gastown.refinery.repository import dirty_paths, local_path, unfinished_on, untracked_in_the_way
+from gastown.refinery.repository import dirty_paths, local_path, take_back, unfinished_on, untracked_in_the_way
 
 # A checkout of a person's own takes the push into its files when they are unchanged, and their settings stay theirs.
-INTO_CHECKOUT = "--receive-pack=git -c receive.denyCurrentBranch=updateInstead -c receive.autogc=false receive-pack"
+INTO_CHECKOUT = (
+    "--receive-pack=git -c receive.denyCurrentBranch=updateInstead -c receive.autogc=false"
+    " -c core.filesRefLockTimeout=2000 receive-pack"  # ms; somebody else's git there may be at work
+)
 _CHANGED = re.compile(r"Working directory has (un)?staged changes|Up-to-date check failed|Working directory not clean")
 _WOULD_OVERWRITE = "Could not update working tree"
 _LOCKED = re.compile(r"Unable to create '.+\.lock': File exists")
@@ -89,19 +92,34 @@ def release(job: MergeJob) -> None:
 
 
 def _push(mirror: Mirror, job: MergeJob, sha: str, expected_sha: str) -> PushOutcome:
-    refspec = f"{sha}:refs/heads/{job.target}"
-    lease = f"--force-with-lease=refs/heads/{job.target}:{expected_sha}"
+    options = (f"--force-with-lease=refs/heads/{job.target}:{expected_sha}",)
     try:
         if local_path(job.repository) is None:
-            mirror.push(refspec, options=(lease,))
+            mirror.push(f"{sha}:refs/heads/{job.target}", options=options)
             return Pushed()
         with mirror.locked():  # git updates the files before it looks at the lease: two at once would leave a mixture
-            if operations := unfinished_on(job.repository, job.target):
-                return Dirty(tuple(operations))  # git would change the files in the middle of it
-            mirror.push(refspec, options=(lease, INTO_CHECKOUT))
-            return Pushed()
+            return _push_locally(mirror, job, sha, expected_sha, options)
     except GitError as error:
         return _meaning(error, mirror, job, sha, expected_sha)
+
+
+def _push_locally(
+    mirror: Mirror, job: MergeJob, sha: str, expected_sha: str, options: tuple[str, ...]
+) -> Pushed | Dirty:
+    """Once more if the first try found, or left, the files of a checkout ahead of its branch. Raises GitError."""
+    if operations := unfinished_on(job.repository, job.target):
+        return Dirty(tuple(operations))  # git would change the files in the middle of it
+    for last in (False, True):
+        try:
+            mirror.push(f"{sha}:refs/heads/{job.target}", options=(*options, INTO_CHECKOUT))
+            break
+        except GitError as error:
+            if error.unreachable and not error.timed_out:
+                raise
+            tree = git("rev-parse", f"{sha}^{{tree}}", cwd=mirror.path).strip()
+            if not take_back(job.repository, job.target, tree, expected_sha) or last:
+                raise
+    return Pushed()
 
 
 def _meaning(error: GitError, mirror: Mirror, job: MergeJob, sha: str, expected_sha: str) -> PushOutcome:

@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from gastown.agent.git import GitError, git
+from gastown.agent.git import GitError, git, succeeds
 from gastown.errors import GastownError, GitFailed, NotFound, RepositoryUnavailable, UsageError
 
 PROBE_TIMEOUT_S = 60.0
@@ -112,6 +112,28 @@ def unfinished_on(repository: str, branch: str) -> list[str]:
     path = local_path(repository)
     checkout = path and _checkout(path, branch)
     return unfinished(checkout) if checkout else []
+
+
+def take_back(repository: str, branch: str, tree: str, expected_sha: str) -> bool:
+    """Undo a push that reached the files of a checkout and then not its branch; False: there was none.
+
+    Git updates the files first, so a branch that is locked, or a kill in between, leaves them ahead. Only a checkout
+    whose branch is at `expected_sha`, whose index is exactly the pushed `tree` and whose files are exactly its index is
+    put back: then nothing in it can be a person's.
+    """
+    path = local_path(repository)
+    checkout = path and _checkout(path, branch)
+    if not checkout or unfinished(checkout) or not succeeds("diff-files", "--quiet", cwd=checkout):
+        return False
+    if (
+        git("rev-parse", "HEAD", cwd=checkout).strip() != expected_sha
+        or git("write-tree", cwd=checkout).strip() != tree
+    ):
+        return False
+    if succeeds("diff-index", "--quiet", "--cached", expected_sha, "--", cwd=checkout):
+        return False
+    git("read-tree", "-u", "-m", tree, expected_sha, cwd=checkout)
+    return True
 
 
 def _checkout(path: Path, branch: str | None) -> Path | None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from gastown.agent.git import GitError, git
-from gastown.refinery.merging import Dirty, MergeJob, Moved, Prepared, Pushed, contains, land, push, stage
+from gastown.refinery.merging import Dirty, MergeJob, Moved, Prepared, Pushed, Unknown, contains, land, push, stage
 from gastown.refinery.repository import dirty_paths
 from tests.refinery.rig import WHO, Rig, commit, head
 
@@ -156,17 +156,45 @@ def test_the_branch_is_checked_out_in_a_second_worktree(checkout: Rig, tmp_path:
     assert not (checkout.remote / "one").exists()
 
 
-def test_somebody_holds_the_index(checkout: Rig) -> None:
-    """Neither refused nor dirty: it is over in a moment."""
-    job = checkout.work("gt-1", {"one": "1"})
+@pytest.mark.parametrize("name", ["index.lock", "refs/heads/main.lock", "HEAD.lock"])
+def test_somebody_else_uses_git_there(checkout: Rig, name: str) -> None:
+    """Neither refused nor dirty: it is over in a moment. Git has updated the files by then, and they are put back."""
+    job = checkout.work("gt-1", {"one": "1", "code.py": "changed\n"})
     outcome = prepared(checkout, job)
-    lock = checkout.remote / ".git" / "index.lock"
+    before = state_of(checkout.remote)
+    lock = checkout.remote / ".git" / name
     lock.write_text("")
     answer = push(job, outcome)
-    assert not isinstance(answer, Pushed)
+    assert isinstance(answer, Unknown), answer
+    assert state_of(checkout.remote) == before
     assert not contains(job, outcome.merge_sha)
     lock.unlink()
-    assert push(job, outcome) == Pushed(), answer
+    assert push(job, outcome) == Pushed()
+
+
+def test_a_push_that_was_killed_half_way(checkout: Rig) -> None:
+    """The files of the checkout are ahead of its branch, and only because of us: not a person's changes."""
+    job = checkout.work("gt-1", {"one": "1", "code.py": "changed\n"})
+    outcome = prepared(checkout, job)
+    checkout.mirror.push(f"{outcome.merge_sha}:refs/gastown/arrived")
+    git("read-tree", "-u", "-m", outcome.expected_sha, outcome.merge_sha, cwd=checkout.remote)
+    assert git("status", "--porcelain", cwd=checkout.remote) != ""
+    again = prepared(checkout, replace(job, merge_epoch=2))
+    assert push(job, again) == Pushed()
+    assert git("status", "--porcelain", cwd=checkout.remote) == ""
+    assert (checkout.remote / "one").read_text() == "1"
+
+
+def test_a_push_that_was_killed_half_way_and_then_worked_on(checkout: Rig) -> None:
+    job = checkout.work("gt-1", {"one": "1", "code.py": "changed\n"})
+    outcome = prepared(checkout, job)
+    checkout.mirror.push(f"{outcome.merge_sha}:refs/gastown/arrived")
+    git("read-tree", "-u", "-m", outcome.expected_sha, outcome.merge_sha, cwd=checkout.remote)
+    (checkout.remote / "one").write_text("a person's")
+    before = state_of(checkout.remote)
+    assert push(job, outcome) == Dirty(("code.py", "one"))
+    assert state_of(checkout.remote) == before
+    assert (checkout.remote / "one").read_text() == "a person's"
 
 
 def test_dirty_paths(checkout: Rig, bare: Rig, tmp_path: Path) -> None:
