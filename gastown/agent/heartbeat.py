@@ -19,12 +19,13 @@ class Heart(threading.Thread):
 
     def __init__(self, client: Client, on_fenced: Callable[[], None], note: Callable[[str], None]) -> None:
         super().__init__(name="heart", daemon=True)
-        self.every_s = HEARTBEAT_S
+        self._every_s = HEARTBEAT_S
         self.phase = "workspace"
         self.output_total: Callable[[], int] = lambda: 0
         self.worktree: Path | None = None
         self._client, self._on_fenced, self._note = client, on_fenced, note
-        self._ended = threading.Event()
+        self._ended = False
+        self._wake = threading.Event()
         self._seen_output = 0
         self._changes: Iterator[bool] | None = None
 
@@ -32,11 +33,11 @@ class Heart(threading.Thread):
         silent_since: float | None = None
         pause = 0.5
         progressed = False
-        while not self._ended.is_set():
+        while not self._ended:
             progressed = self._progressed() or progressed
             try:
                 beat = Heartbeat(phase=self.phase, progressed=progressed)
-                self._client.once("POST", "heartbeat", beat.to_json(), timeout_s=max(2.0, min(15.0, self.every_s)))
+                self._client.once("POST", "heartbeat", beat.to_json(), timeout_s=max(2.0, min(15.0, self._every_s)))
             except Fenced:
                 self._on_fenced()
                 return
@@ -44,16 +45,26 @@ class Heart(threading.Thread):
                 if silent_since is None:
                     silent_since = time.monotonic()
                     self._note(f"heartbeat: {error}; the attempt goes on and keeps trying")
-                self._ended.wait(min(self.every_s, pause) * random.uniform(0.7, 1.3))
-                pause = min(self.every_s, pause * 2)
+                self._nap(min(self._every_s, pause) * random.uniform(0.7, 1.3))
+                pause = min(self._every_s, pause * 2)
                 continue
             if silent_since is not None:
                 self._note(f"heartbeat: answered again after {time.monotonic() - silent_since:.0f} s")
             silent_since, pause, progressed = None, 0.5, False
-            self._ended.wait(self.every_s)
+            self._nap(self._every_s)
 
     def stop(self) -> None:
-        self._ended.set()
+        self._ended = True
+        self._wake.set()
+
+    def beat_every(self, seconds: float) -> None:
+        if seconds != self._every_s:
+            self._every_s = seconds
+            self._wake.set()
+
+    def _nap(self, seconds: float) -> None:
+        self._wake.wait(seconds)
+        self._wake.clear()
 
     def _progressed(self) -> bool:
         total = self.output_total()

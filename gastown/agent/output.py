@@ -61,6 +61,11 @@ class Spool:
             self._closed = True
             self._changed.notify_all()
 
+    def release(self) -> None:
+        """Close the files: everything was read."""
+        self._head.close()
+        self._ring.close()
+
     def next_chunk(self, position: int) -> tuple[bytes, int] | None:
         """What follows `position`, and the position after it; waits for it. None: there is nothing more to come."""
         with self._changed:

@@ -14,6 +14,8 @@ from gastown.agent.protocol import Assignment, Launch
 from gastown.agent.snapshot import Person
 
 TERM_GRACE_S = 10.0  # between SIGTERM and SIGKILL
+GIT_GRACE_S = 2.0
+EXEC_LOOKS, EXEC_LOOK_S = 5, 0.002
 _OURS = re.compile(r"(GASTOWN|CELERY|FLOWER)_")
 _PLACEHOLDER = re.compile(r"\{(prompt_file|prompt|script_file)\}")
 
@@ -147,11 +149,29 @@ class Tree:
     def has_zombies(self) -> bool:
         return bool(self._zombies)
 
+    def end_everything(self) -> None:
+        """At the very end: our own git too. It is asked first, so that it removes its lock files."""
+        for pid in processes.descendants(os.getpid()):
+            processes.send(pid, signal.SIGTERM)
+        deadline = time.monotonic() + GIT_GRACE_S
+        while processes.descendants(os.getpid()) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        processes.end_all(lambda: processes.descendants(os.getpid()))
+
     def _find(self) -> set[int]:
         role = os.fsencode(runs.ROLE)
         marked = processes.marked(runs.DISPATCH, self._dispatch_id)
-        below = processes.descendants(os.getpid()) - set(marked)
+        below = {pid for pid in processes.descendants(os.getpid()) - set(marked) if role not in _environment_of(pid)}
         return below | {pid for pid, environment in marked.items() if role not in environment}
+
+
+def _environment_of(pid: int) -> dict[bytes, bytes]:
+    """In the middle of an exec a process has none for a moment; only one that still has none has cleared it."""
+    for _ in range(EXEC_LOOKS):
+        if found := processes.environment_of(pid):
+            return found
+        time.sleep(EXEC_LOOK_S)
+    return {}
 
 
 def _why(program: str, error: Exception) -> str:

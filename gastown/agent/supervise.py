@@ -66,7 +66,7 @@ class Supervision:
         self._safe = True  # whether the last save worked
         self._exit = OK_EXIT
         self._reporting = False
-        self._complained_at = 0.0
+        self._complained = ""
 
     def run(self) -> int:
         """The exit code: OK_EXIT, FENCED_EXIT or INTERNAL_EXIT."""
@@ -117,7 +117,7 @@ class Supervision:
             self.signals.fenced = True
             raise
         self.assignment = Assignment.from_json(answer)
-        self.heart.every_s = self.assignment.heartbeat_s
+        self.heart.beat_every(self.assignment.heartbeat_s)
 
     def _make_workspace(self) -> None:
         given = self.assignment
@@ -281,7 +281,6 @@ class Supervision:
     def _clean_up(self) -> None:
         """What is safe in the mirror or sent goes; everything else stays where the next attempt looks for it."""
         self.heart.stop()
-        self.tree.end()
         if self.signals.fenced and self.pushes is not None:
             self.pushes.wait(WIP_PUSH_S)
         try:
@@ -290,6 +289,7 @@ class Supervision:
         except (GitError, OSError) as error:
             self.log(f"the worktree stays: {error}")
         shutil.rmtree(self.files.tmp, ignore_errors=True)
+        self.tree.end_everything()
         if not self.sender.is_alive():
             shutil.rmtree(self.files.spool, ignore_errors=True)
 
@@ -299,9 +299,9 @@ class Supervision:
             self.signals.fence()
 
     def _complain(self, error: Exception) -> None:
-        if time.monotonic() - self._complained_at > 60 or not self._complained_at:
-            self._complained_at = time.monotonic()
-            self.log(f"{error}; trying again")
+        if str(error) != self._complained:
+            self._complained = str(error)
+            self.log(f"{error}; trying again until it is answered")
 
     def _new_client(self) -> Client:
         return Client(self.launch.api_url, self.launch.token)

@@ -41,7 +41,8 @@ class Workspace:
         self._saved: tuple[str, str] | None = None  # (head, tree)
         self._repositories: list[str] = []
         self.wip_sha: str | None = None
-        self.start_sha: str | None = None
+        self._start_file = self.path.with_name(f".start-{epoch}")
+        self.start_sha = self._recorded_start()
 
     def make(self, target: str, start: str) -> None:
         """Clone at `start`. Where that is a snapshot, its content comes back as the uncommitted work it was."""
@@ -52,6 +53,7 @@ class Workspace:
         if start != target and _is_snapshot(self.mirror, start):
             git("reset", "--quiet", "--mixed", "HEAD^1", cwd=unfinished)
             self.start_sha = git("rev-parse", "HEAD", cwd=unfinished).strip()
+        self._start_file.write_text(self.start_sha)
         unfinished.rename(self.path)
 
     def save(self) -> str | None:
@@ -61,7 +63,7 @@ class Workspace:
         one stays reachable whatever the agent does to its branch.
         """
         tree = self._tree()
-        if (tree.head, tree.sha) == self._saved or (not tree.changed and self._known(tree.head)):
+        if (tree.head, tree.sha) == self._saved or (not tree.changed and tree.head == self.start_sha):
             return None
         before = self.mirror.resolve(self.wip_ref)
         sha = tree.head
@@ -123,24 +125,23 @@ class Workspace:
         self.left_out, self._repositories = tree.left_out, tree.repositories
         return tree
 
-    def _known(self, head: str) -> bool:
-        """Whether this commit is where the attempt started, or (when that is not known) on a branch of the remote."""
-        if self.start_sha is not None:
-            return head == self.start_sha
-        on = ("for-each-ref", "--count=1", f"--contains={head}", "--format=%(refname)", "refs/remotes/origin")
-        return self.mirror.resolve(head) is not None and bool(git(*on, cwd=self.mirror.path).strip())
+    def _recorded_start(self) -> str | None:
+        try:
+            return self._start_file.read_text().strip() or None
+        except OSError:
+            return None
 
     def _replace_git(self) -> None:
         """Set a broken .git aside, so that the files count as changes to what the attempt started from."""
-        start = self.start_sha or self.mirror.resolve(self.wip_ref) or self.mirror.resolve("refs/remotes/origin/HEAD")
-        if start is None:
-            raise GitError("snapshot", f"fatal: {self.path}/.git is broken and its start is not known", 128)
+        start = self.start_sha or self.mirror.resolve(self.wip_ref)
+        if start is None or self.mirror.resolve(start) is None:
+            raise GitError("snapshot", f"fatal: {self.path}/.git is broken, and where it started is not known", 128)
         own = self.path / ".git"
-        if own.exists():
-            own.rename(self.path.with_name(f".broken-{self.epoch}-{os.getpid()}"))
         made = self.path.with_name(f".new-{self.epoch}")
         shutil.rmtree(made, ignore_errors=True)
         self.mirror.clone(made, start, f"gt/{self.bead_id}")
+        if own.exists():
+            own.rename(self.path.with_name(f".broken-{self.epoch}-{os.getpid()}"))
         (made / ".git").rename(own)
         shutil.rmtree(made, ignore_errors=True)
 
@@ -230,9 +231,12 @@ def leftovers(home: Path, bead_id: str, epoch: int) -> list[int]:
 def discard(path: Path) -> None:
     """Remove a worktree whose work is safe."""
     gone = path.with_name(f".gone-{path.name}")
+    path.with_name(f".start-{path.name}").unlink(missing_ok=True)
     shutil.rmtree(gone, ignore_errors=True)
     path.rename(gone)
     shutil.rmtree(gone, ignore_errors=True)
+    with suppress(OSError):
+        path.parent.rmdir()  # the bead's, if this was its last
 
 
 def one_line(title: str) -> str:
