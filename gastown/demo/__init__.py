@@ -1,0 +1,1 @@
+"""The demo: the real product on a scripted input, with scripted faults."""
