@@ -72,3 +72,16 @@ def set_paused(session: Session, town_id: int, paused: bool, *, rig: str | None 
     if not paused:
         ready = select(Bead.id).where(Bead.town_id == town_id, Bead.ready_at.is_not(None)).limit(1)
         wake(session, *session.scalars(ready))
+
+
+def update_rig(session: Session, rig: Rig, *, actor: str = "user", **values: object) -> list[str]:
+    """Give a rig another agent, setup, gates or environment, for the time to come; the names of what changed."""
+    allowed = {"agent", "setup", "gates", "environment"}
+    if values.keys() - allowed:
+        raise ValueError(f"of a rig only {', '.join(sorted(allowed))} can be changed")
+    changed = [name for name, value in values.items() if getattr(rig, name) != value]
+    for name in changed:
+        setattr(rig, name, values[name])
+    if changed:
+        record(session, rig.town_id, "rig_changed", f"rig {rig.name}: {', '.join(changed)}", actor=actor)
+    return changed

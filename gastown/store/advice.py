@@ -1,0 +1,113 @@
+"""What opens each gate: for every verdict, one sentence and the command to type next. Pure."""
+
+from dataclasses import dataclass
+
+from gastown.states import BeadStatus, HoldCode, Resolution, Verdict
+
+
+@dataclass(frozen=True)
+class Advice:
+    opens: str
+    command: str
+
+
+_BY_VERDICT = {
+    Verdict.DISPATCH: ("nothing: its attempt is being started", "gastown logs -f {id}"),
+    Verdict.READY: ("nothing: the next tick starts it", "gastown logs -f {id}"),
+    Verdict.BLOCKED: ("the beads it waits for have to be merged; then it starts by itself", "gastown why {blocker}"),
+    Verdict.BLOCKER_FAILED: (
+        "a bead it waits for ended without being merged: retry that one, or cancel this one",
+        "gastown bead retry {blocker}",
+    ),
+    Verdict.COOLDOWN: (
+        "time: the next attempt starts by itself; a retry by hand starts it at once",
+        "gastown bead retry {id}",
+    ),
+    Verdict.AT_CAPACITY: (
+        "an attempt that runs now has to end; or raise the limit in gastown.toml",
+        "gastown bead list --status in_progress",
+    ),
+    Verdict.NO_NODE: ("a worker has to run", "gastown up"),
+    Verdict.PAUSED: ("somebody paused it, and has to resume it", "gastown resume"),
+    Verdict.HELD: ("somebody holds it, and has to release it", "gastown bead release {id}"),
+    Verdict.AWAITING_START: ("nothing: its attempt makes its first call in a moment", "gastown logs -f {id}"),
+    Verdict.AWAITING_AGENT: ("its agent has to finish", "gastown logs -f {id}"),
+    Verdict.AWAITING_MERGE: ("nothing: the merge queue comes to it by itself", "gastown bead show {id}"),
+    Verdict.MERGE_HELD: ("what holds its merge has to change", "gastown bead retry {id}"),
+    Verdict.LOST: ("nothing: the next tick tries again", "gastown attempts {id}"),
+    Verdict.ROLLED_BACK: ("nothing: the next tick tries again", "gastown attempts {id}"),
+    Verdict.EXHAUSTED: ("a human has to look at why its attempts failed, then retry it", "gastown logs {id}"),
+}
+_BY_HOLD = {
+    HoldCode.CONFLICT: (
+        "its changes conflict with the target: have its agent work on it once more",
+        "gastown bead retry --again {id}",
+    ),
+    HoldCode.GATE_FAILED: (
+        "a gate is red on the merged result: see the output, then have its agent mend it (--again), or only try anew",
+        "gastown bead show {id}; gastown bead retry --again {id}",
+    ),
+    HoldCode.PUSH_REFUSED: (
+        "the repository refuses the push: allow it there, then try again",
+        "gastown bead retry {id}",
+    ),
+    HoldCode.DIRTY_CHECKOUT: (
+        "your checkout has changes in its way: commit or stash them, and it is merged by itself",
+        "git -C {repository} status",
+    ),
+    HoldCode.UNREACHABLE: (
+        "the repository has to answer again; it is asked every few seconds",
+        "git ls-remote {repository}",
+    ),
+    HoldCode.HEAD_MISSING: (
+        "the commits of the attempt are gone from the repository: have its agent work on it once more",
+        "gastown bead retry --again {id}",
+    ),
+    HoldCode.MERGE_ERROR: ("something unexpected stopped the merge: try it again", "gastown bead retry {id}"),
+}
+_BY_ENDING = {
+    Resolution.CANCELED: ("it is canceled; a retry opens it again", "gastown bead retry {id}"),
+    Resolution.MERGED: ("nothing: it is merged", "gastown bead show {id}"),
+    Resolution.NO_CHANGES: ("nothing: its agent found nothing to change", "gastown logs {id}"),
+    Resolution.DONE: ("nothing: it is done", "gastown bead show {id}"),
+}
+_FAILED = ("it has failed: see why, then retry it; its attempts count from 0", "gastown bead retry {id}")
+BY_HAND = frozenset(HoldCode) - {HoldCode.UNREACHABLE}  # merges that wait for a person
+
+
+def advise(
+    bead_id: str,
+    status: str,
+    verdict: str | None,
+    *,
+    resolution: str | None = None,
+    held_code: str | None = None,
+    blocker: str = "",
+    repository: str = "",
+    paused_rig: str | None = None,
+) -> Advice:
+    """What a person can do about this bead. A verdict that is not known yet has the next tick to wait for."""
+    if status == BeadStatus.FAILED:
+        opens, command = _FAILED
+    elif resolution is not None:
+        opens, command = _BY_ENDING[Resolution(resolution)]
+    elif verdict == Verdict.MERGE_HELD and held_code in set(HoldCode):
+        opens, command = _BY_HOLD[HoldCode(held_code)]
+    elif verdict in set(_BY_VERDICT):
+        opens, command = _BY_VERDICT[Verdict(verdict)]
+        if verdict == Verdict.PAUSED and paused_rig is not None:
+            command = f"gastown resume --rig {paused_rig}"
+    else:
+        opens, command = "nothing: the next tick looks at it", "gastown why {id}"
+    return Advice(opens, command.format(id=bead_id, blocker=blocker, repository=repository))
+
+
+def needs_a_person(
+    status: str, verdict: str | None, *, live: bool, held_by_hand: bool = False, held_code: str | None = None
+) -> bool:
+    """Whether this bead goes on only when somebody does something."""
+    if status == BeadStatus.FAILED or held_code in BY_HAND:
+        return True
+    if status in (BeadStatus.CLOSED, BeadStatus.IN_REVIEW) or live:
+        return False
+    return held_by_hand or verdict in (Verdict.BLOCKER_FAILED, Verdict.PAUSED)

@@ -1,0 +1,150 @@
+"""Why a bead is where it is: what the rules say of it at this moment, in words (G8)."""
+
+import inspect
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from gastown.models import Bead, DecisionRow, Dispatch, MergeRequest, Rig
+from gastown.reconcile import decide
+from gastown.reconcile.decision import Decision
+from gastown.reconcile.rules import RULES
+from gastown.reconcile.views import BeadView
+from gastown.states import BeadStatus, Resolution, Verdict
+from gastown.store.advice import advise
+from gastown.store.claims import clock
+from gastown.store.listing import BeadRow, waits_for_a_slot
+from gastown.store.load import TownLoad, hold_of_ready, load_town
+from gastown.store.policies import town_policy
+from gastown.store.views import load_views
+
+_MEANINGS = {rule.__name__: " ".join((inspect.getdoc(rule) or "").split()) for rule in RULES}
+HISTORY = 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class PastDecision:
+    at: datetime
+    verdict: str
+    reason: str
+    rule: str
+    next_look: datetime | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Explanation:
+    """The gate that holds a bead, its value, and what would open it."""
+
+    id: str
+    title: str
+    rig: str
+    status: str
+    resolution: str | None
+    verdict: str
+    reason: str  # the gate's value
+    gate: str  # the rule that decides, by its name
+    meaning: str  # the sentence of that rule
+    opens: str
+    command: str
+    next_look: datetime | None  # None: when something wakes it
+    looked_at: datetime | None
+    down: bool = False  # nothing of Gastown runs, so nothing happens
+    history: tuple[PastDecision, ...] = ()
+
+
+def explain(session: Session, town_id: int, bead_ids: Sequence[str]) -> list[Explanation]:
+    """Decide about these beads as a tick would at this moment, and change nothing. In the order given."""
+    now = clock(session)
+    policy, town = town_policy(session, town_id), load_town(session, town_id, now)
+    rigs = {rig.id: rig for rig in session.scalars(select(Rig).where(Rig.town_id == town_id))}
+    found = {
+        bead.id: _explain_one(session, bead, view, decide(view, now, policy), rigs[bead.rig_id], town, now)
+        for bead, view in load_views(session, list(bead_ids), now, policy)
+    }
+    return [found[each] for each in bead_ids if each in found]
+
+
+def _explain_one(
+    session: Session, bead: Bead, view: BeadView, decision: Decision, rig: Rig, town: TownLoad, now: datetime
+) -> Explanation:
+    verdict, reason, next_look = decision.verdict, decision.reason, decision.next_look
+    if verdict is Verdict.READY:
+        verdict, reason = hold_of_ready(town, rig.id)
+    elif view.terminal:
+        verdict, reason, next_look = Verdict.TERMINAL, _ending(session, bead), None
+    in_the_way = [each for each in view.blockers if not each.released]
+    blocker = max(in_the_way, key=lambda each: each.failed, default=None)
+    advice = advise(
+        bead.id,
+        bead.status,
+        verdict,
+        resolution=bead.resolution,
+        held_code=None if view.merge is None else view.merge.held_code,
+        blocker="" if blocker is None else blocker.id,
+        repository=rig.repository,
+        paused_rig=rig.name if town.paused_at is None else None,
+    )
+    return Explanation(
+        id=bead.id,
+        title=bead.title,
+        rig=rig.name,
+        status=bead.status,
+        resolution=bead.resolution,
+        verdict=verdict,
+        reason=reason,
+        gate=decision.rule,
+        meaning=_MEANINGS[decision.rule],
+        opens=advice.opens,
+        command=advice.command,
+        next_look=None if next_look is None or view.terminal else max(next_look, now),
+        looked_at=bead.looked_at,
+        down=town.down and not view.terminal,
+    )
+
+
+def _ending(session: Session, bead: Bead) -> str:
+    if bead.status == BeadStatus.FAILED:
+        return f"{bead.failure_code}: {bead.failure_message or 'no message'}"
+    if bead.resolution == Resolution.MERGED:
+        query = select(MergeRequest.target, MergeRequest.merged_sha).where(
+            MergeRequest.bead_id == bead.id, MergeRequest.merged_sha.is_not(None)
+        )
+        merged = session.execute(query.order_by(MergeRequest.id.desc()).limit(1)).first()
+        if merged is not None:
+            return f"merged into {merged.target} as {merged.merged_sha[:12]}"
+    return str(bead.resolution or bead.status).replace("_", " ")
+
+
+def history_of(session: Session, bead_id: str, limit: int = HISTORY) -> tuple[PastDecision, ...]:
+    """What was decided about it, each time that changed; the newest last."""
+    query = select(DecisionRow).where(DecisionRow.bead_id == bead_id).order_by(DecisionRow.id.desc()).limit(limit)
+    rows = [
+        PastDecision(at=row.at, verdict=row.verdict, reason=row.reason, rule=row.rule, next_look=row.next_look)
+        for row in session.scalars(query)
+    ]
+    return tuple(rows[::-1])
+
+
+def with_live_holds(session: Session, town_id: int, rows: Sequence[BeadRow]) -> list[BeadRow]:
+    """Rows whose recorded verdict is only `ready` get what holds them at this moment."""
+    if not any(waits_for_a_slot(row) for row in rows):
+        return list(rows)
+    town = load_town(session, town_id, clock(session))
+    ids = {rig.name: rig_id for rig_id, rig in town.rigs.items()}
+
+    def explained(row: BeadRow) -> BeadRow:
+        if not waits_for_a_slot(row):
+            return row
+        verdict, reason = hold_of_ready(town, ids[row.rig])
+        return replace(row, verdict=verdict, reason=reason)
+
+    return [explained(row) for row in rows]
+
+
+def last_failures(session: Session, bead_id: str, limit: int = 5) -> list[str]:
+    """What the last failed attempts said, the newest first."""
+    query = select(Dispatch.message).where(Dispatch.bead_id == bead_id, Dispatch.message.is_not(None))
+    return [each for each in session.scalars(query.order_by(Dispatch.epoch.desc()).limit(limit)) if each]

@@ -1,0 +1,75 @@
+"""Rigs, as people look at them."""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import ColumnElement, func, select
+from sqlalchemy.orm import InstrumentedAttribute, Session
+
+from gastown.models import Bead, Dispatch, MergeRequest, Rig
+from gastown.states import LIVE, TERMINAL, MergeStatus
+
+
+@dataclass(frozen=True, kw_only=True)
+class RigRow:
+    """A rig without its environment, which may be long and is nobody's business."""
+
+    id: int
+    name: str
+    repository: str
+    branch: str
+    agent: str | None
+    setup: str
+    gates: list[str]
+    paused_at: datetime | None
+    created_at: datetime
+    open_beads: int
+    running: int  # live attempts
+    merging: int  # merge requests that are not through
+    variables: int  # in the environment that its agents get
+
+
+def list_rigs(session: Session, town_id: int, name: str | None = None) -> list[RigRow]:
+    """All of them by name, or the one of this name."""
+    query = select(Rig).where(Rig.town_id == town_id).order_by(Rig.name)
+    rigs = session.scalars(query if name is None else query.where(Rig.name == name)).all()
+    beads = _counts(session, Bead.rig_id, Bead.town_id == town_id, Bead.status.not_in(TERMINAL))
+    running = _counts(session, Dispatch.rig_id, Dispatch.town_id == town_id, Dispatch.status.in_(LIVE))
+    ended = (MergeStatus.CLOSED, MergeStatus.FAILED)
+    unfinished = MergeRequest.status.not_in(ended)
+    merging = _counts(session, MergeRequest.rig_id, MergeRequest.town_id == town_id, unfinished)
+    return [
+        RigRow(
+            id=rig.id,
+            name=rig.name,
+            repository=rig.repository,
+            branch=rig.branch,
+            agent=rig.agent,
+            setup=rig.setup,
+            gates=list(rig.gates),
+            paused_at=rig.paused_at,
+            created_at=rig.created_at,
+            open_beads=beads.get(rig.id, 0),
+            running=running.get(rig.id, 0),
+            merging=merging.get(rig.id, 0),
+            variables=len(rig.environment),
+        )
+        for rig in rigs
+    ]
+
+
+def _counts(session: Session, rig_id: InstrumentedAttribute[int], *which: ColumnElement[bool]) -> dict[int, int]:
+    query = select(rig_id, func.count()).where(*which).group_by(rig_id)
+    return {row[0]: row[1] for row in session.execute(query)}
+
+
+def rig_of(session: Session, town_id: int, repository: str, branch: str) -> str | None:
+    """The name of the rig that merges into this branch of this repository, if there is one."""
+    wanted = canonical(repository)
+    rigs = session.execute(select(Rig.name, Rig.repository).where(Rig.town_id == town_id, Rig.branch == branch))
+    return next((name for name, known in rigs.tuples() if canonical(known) == wanted), None)
+
+
+def canonical(repository: str) -> str:
+    """The same for the usual ways to write one repository."""
+    return repository.rstrip("/").removesuffix(".git").rstrip("/")
