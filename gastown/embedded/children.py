@@ -16,18 +16,18 @@ def spawn(
     argv: Sequence[str | Path],
     *,
     log: Path,
-    stop_signal: signal.Signals,
+    orphan_signal: signal.Signals,
     env: Mapping[str, str],
     cwd: Path,
     prefix: Sequence[str] = (),
     pass_fds: Sequence[int] = (),
 ) -> subprocess.Popen[bytes]:
-    """Start `argv` in a session of its own, its output appended to `log`; `stop_signal` reaches it when we die.
+    """Start `argv` in a session of its own, its output appended to `log`; `orphan_signal` reaches it when we die.
 
     `prefix` is a program that changes credentials and executes the rest. Call it from the main thread only: the kernel
     ties the parent-death signal to the thread. Raises OSError.
     """
-    launch = [sys.executable, "-I", "-S", str(LAUNCH), str(os.getpid()), str(int(stop_signal))]
+    launch = [sys.executable, "-I", "-S", str(LAUNCH), str(os.getpid()), str(int(orphan_signal))]
     with home.open_log(log) as output:
         return subprocess.Popen(
             [*prefix, *launch, *map(str, argv)],

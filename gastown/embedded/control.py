@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from gastown.agent import processes
-from gastown.embedded import home, leftovers, services, status
+from gastown.embedded import home, leftovers, port, services, status
 from gastown.embedded.status import StackState, StackStatus
 from gastown.errors import GastownError, StackUnavailable
 from gastown.settings import Settings
@@ -16,6 +16,7 @@ from gastown.settings import Settings
 START_TIMEOUT_S = 900.0  # a long migration; everything else has its own, shorter deadline in the supervisor
 STOP_TIMEOUT_S = 150.0  # drain 60 s, then every child's own grace
 POLL_S = 0.05
+DOUBT_S = 3.0  # an API that is being restarted is silent for as long
 
 
 def read_status(settings: Settings) -> StackStatus:
@@ -39,7 +40,7 @@ def start_detached(
     `app` is the Celery application's module, `env` goes to every child besides our own environment. Raises UsageError
     and StackUnavailable with the reason; then nothing is left running.
     """
-    if is_up(settings):
+    if _is_really_up(settings):
         return False
     home.prepare(settings)
     log = home.log_file(settings.home, "supervisor")
@@ -82,6 +83,16 @@ def stop(
         progress(read_status(settings))
         time.sleep(POLL_S)
     return True
+
+
+def _is_really_up(settings: Settings) -> bool:
+    """Whether it is up, and not just being killed: then the API is silent, and the supervisor is gone in a moment."""
+    deadline = time.monotonic() + DOUBT_S
+    while is_up(settings):
+        if port.answers(settings) or time.monotonic() > deadline:
+            return True
+        time.sleep(POLL_S)
+    return False
 
 
 def _spawn(settings: Settings, log: Path, app: str, env: dict[str, str]) -> int:

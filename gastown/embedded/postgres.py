@@ -178,7 +178,7 @@ def throw_away(folder: Path) -> Iterator[str]:
     data, log = folder / "pg", folder / "postgres.log"
     initialise(data, sync=False)
     argv = command(data, folder, **UNSAFE_AND_FAST)
-    process = children.spawn(argv, log=log, stop_signal=STOP_SIGNAL, env=environment(), cwd=folder, prefix=prefix())
+    process = children.spawn(argv, log=log, orphan_signal=STOP_SIGNAL, env=environment(), cwd=folder, prefix=prefix())
     try:
         deadline = time.monotonic() + 30
         while not is_ready(data):

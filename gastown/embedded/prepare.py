@@ -70,7 +70,9 @@ def dump(settings: Settings) -> Path:
     argv = [pg_dump, "--format=custom", f"--file={unfinished}", f"--dbname={make_conninfo('', **options)}"]
     env = postgres.environment() | secret
     try:
-        made = subprocess.run(argv, capture_output=True, text=True, errors="replace", timeout=DUMP_TIMEOUT_S, env=env)
+        made = subprocess.run(
+            argv, capture_output=True, text=True, errors="replace", timeout=DUMP_TIMEOUT_S, env=env, umask=0o077
+        )
         reason = (made.stderr.strip().splitlines() or ["no reason given"])[-1] if made.returncode else ""
     except (OSError, subprocess.TimeoutExpired) as error:
         reason = str(error)

@@ -24,6 +24,7 @@ class Service:
     cwd: Path
     env: Mapping[str, str]
     stop_signal: signal.Signals = signal.SIGTERM
+    orphan_signal: signal.Signals | None = None  # when the supervisor is killed; by default, the stop signal
     grace_s: float = 10.0
     prefix: Sequence[str] = ()
     pass_fds: Sequence[int] = ()
@@ -60,7 +61,7 @@ class Service:
         self.process = children.spawn(
             self.argv,
             log=self.log,
-            stop_signal=self.stop_signal,
+            orphan_signal=self.orphan_signal or self.stop_signal,
             env=self.env,
             cwd=self.cwd,
             prefix=self.prefix,

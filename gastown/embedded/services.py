@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import socket
 import sys
 from pathlib import Path
@@ -74,26 +75,11 @@ def servers(settings: Settings, lock: int) -> list[Service]:
 
 
 def programs(settings: Settings, lock: int, api: socket.socket, app: str, env: dict[str, str]) -> list[Service]:
-    """The Celery processes and the API."""
+    """The Celery workers and the API: with these the stack is ready."""
     processes = str(settings.worker_processes)
     return [
         _worker(settings, lock, app, env, "worker", "control", f"control,node.{settings.node}", processes),
         _worker(settings, lock, app, env, "merge", "merge", "merge", "1"),
-        Service(
-            name="beat",
-            argv=[
-                *_celery(app),
-                "beat",
-                f"--schedule={settings.home / 'run' / 'beat'}",
-                "--pidfile=",
-                *_level(settings),
-            ],
-            log=home.log_file(settings.home, "beat"),
-            cwd=settings.home / "run",
-            env=env,
-            grace_s=5.0,
-            pass_fds=[lock],
-        ),
         Service(
             name="api",
             argv=[sys.executable, "-P", "-m", "gastown.embedded.serve", API, str(api.fileno())],
@@ -104,6 +90,25 @@ def programs(settings: Settings, lock: int, api: socket.socket, app: str, env: d
             is_ready=lambda pid: port.answers(settings),
         ),
     ]
+
+
+def beat(settings: Settings, lock: int, app: str, env: dict[str, str]) -> Service:
+    """What fires the periodic tasks. It has nothing to add to a start, so it is started last."""
+    return Service(
+        name="beat",
+        argv=[
+            *_celery(app),
+            "beat",
+            f"--schedule={settings.home / 'run' / 'beat'}",
+            "--pidfile=",
+            *_level(settings),
+        ],
+        log=home.log_file(settings.home, "beat"),
+        cwd=settings.home / "run",
+        env=env,
+        grace_s=5.0,
+        pass_fds=[lock],
+    )
 
 
 def one_shot(settings: Settings, lock: int, module: str, env: dict[str, str]) -> Service:
@@ -141,6 +146,7 @@ def _worker(
         log=home.log_file(settings.home, name),
         cwd=settings.home / "run",
         env=env,
+        orphan_signal=signal.SIGKILL,  # a warm shutdown is for nothing when database and broker go as well
         grace_s=30.0,  # a start that is under way: DESIGN 3 gives a runtime call 30 s
         pass_fds=[lock],
         before=lambda quick_deaths: told.unlink(missing_ok=True),

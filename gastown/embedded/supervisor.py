@@ -1,6 +1,6 @@
 """The one process that holds a stack: it starts the children, restarts those that die, and stops them in order.
 
-    starting   redis, postgres, prepare (migrations)  then  worker, merge, beat, api
+    starting   redis, postgres, prepare (migrations)  then  worker, merge, api  then  beat
     up         every child is ready; `degraded` while one is not
     stopping   beat and workers  then  the drain of attempts  then  api, postgres, redis
 
@@ -104,6 +104,8 @@ class Supervisor:
         self._start_servers()
         self._add(services.programs(self.settings, self.lock, self.api, self.app, self.env))
         self._await(lambda: all(child.state is ChildState.READY for child in self.children), START_TIMEOUT_S)
+        self._add([services.beat(self.settings, self.lock, self.app, self.env)])
+        self._tend()
 
     def _start_servers(self) -> None:
         """The database and the broker, fit for use. `prepare` loads its libraries while the servers start."""

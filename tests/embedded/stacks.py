@@ -5,13 +5,14 @@ import shutil
 import signal
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psycopg
 
 from gastown.agent import processes
-from gastown.embedded import postgres, status
+from gastown.embedded import children, postgres, status
 from gastown.embedded.status import StackStatus
 from gastown.settings import ApiSettings, Settings
 
@@ -48,6 +49,25 @@ def sql(settings: Settings, statement: str) -> list[tuple[object, ...]]:
     with psycopg.connect(postgres.url(settings.run_dir), autocommit=True) as connection:
         cursor = connection.execute(statement)  # type: ignore[call-overload]
         return cursor.fetchall() if cursor.description else []
+
+
+@contextmanager
+def postgres_only(settings: Settings) -> Iterator[None]:
+    """The database of a stack that is down."""
+    data = settings.home / "pg"
+    server = children.spawn(
+        postgres.command(data, settings.run_dir),
+        log=settings.home / "log" / "postgres.log",
+        orphan_signal=postgres.STOP_SIGNAL,
+        env=postgres.environment(),
+        cwd=settings.home,
+        prefix=postgres.prefix(),
+    )
+    try:
+        wait_for(lambda: postgres.is_ready(data), "Postgres")
+        yield
+    finally:
+        children.end(server, postgres.STOP_SIGNAL, grace_s=10)
 
 
 def destroy(settings: Settings) -> None:

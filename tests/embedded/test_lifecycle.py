@@ -4,21 +4,23 @@ import os
 import re
 import signal
 import socket
+import subprocess
+import sys
 import urllib.request
 from pathlib import Path
 
 import psycopg
 import pytest
-from stacks import free_port, settings_of, sql, still_there, wait_for, wait_gone
+from stacks import destroy, free_port, postgres_only, settings_of, sql, still_there, wait_for, wait_gone
 
 from gastown.agent import processes
-from gastown.embedded import control, lock, status
+from gastown.embedded import binaries, control, lock, postgres, prepare, status
 from gastown.embedded.status import ChildState, StackState
 from gastown.errors import DatabaseUnavailable, GastownError, Refused, StackUnavailable
 from gastown.settings import ApiSettings, Settings
 
 pytestmark = pytest.mark.flow
-CHILDREN = ["redis", "postgres", "worker", "merge", "beat", "api"]
+CHILDREN = ["redis", "postgres", "worker", "merge", "api", "beat"]
 
 
 def test_everything_is_ready(stack: Settings) -> None:
@@ -106,6 +108,35 @@ def test_all_killed_and_up_at_once(stack: Settings) -> None:
     wait_gone(before)
 
 
+def test_dumps_are_complete_private_and_few(stack: Settings) -> None:
+    backups = stack.home / "backups"
+    for day in range(6):
+        (backups / f"gastown-2026010{day}T000000.dump").write_text("")
+    made = prepare.dump(stack)
+    assert len(list(backups.iterdir())) == prepare.KEPT_DUMPS
+    assert made in backups.iterdir()
+    assert made.stat().st_mode & 0o077 == 0
+    listed = subprocess.run([binaries.postgres_bin() / "pg_restore", "-l", made], capture_output=True, text=True)
+    assert "TABLE DATA public beads" in listed.stdout
+
+
+def test_a_newer_schema_is_refused_and_left_alone(stack: Settings) -> None:
+    control.stop(stack)
+    with postgres_only(stack):
+        known = sql(stack, "SELECT version_num FROM alembic_version")[0][0]
+        sql(stack, "UPDATE alembic_version SET version_num = '9999'")
+    dumps = set((stack.home / "backups").iterdir())
+    try:
+        with pytest.raises(GastownError, match="schema 9999"):
+            control.start_detached(stack)
+        assert control.read_status(stack).state is StackState.DOWN
+        assert set((stack.home / "backups").iterdir()) == dumps
+    finally:
+        with postgres_only(stack):
+            sql(stack, f"UPDATE alembic_version SET version_num = '{known}'")
+    assert control.start_detached(stack)
+
+
 def test_down_leaves_nothing(stack: Settings) -> None:
     before = control.read_status(stack)
     assert control.stop(stack) is True
@@ -114,6 +145,29 @@ def test_down_leaves_nothing(stack: Settings) -> None:
     assert lock.holders(stack.home) == []
     assert not (stack.home / "pg" / "postmaster.pid").exists()
     assert control.stop(stack) is False
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="the other tests run as an ordinary user already")
+def test_an_ordinary_user_can(own_home: Path) -> None:
+    """As nobody, who keeps the right to read this Python below a closed folder, and no other."""
+    as_nobody = [*postgres.AS_NOBODY, sys.executable, "-P", "-m", "gastown.cli"]
+    if subprocess.run([*postgres.AS_NOBODY, "true"], capture_output=True).returncode:
+        pytest.skip("setpriv is not allowed here")
+    own_home.mkdir()
+    os.chown(own_home, postgres.NOBODY, postgres.NOBODY)
+    settings = settings_of(own_home)
+    env = os.environ | {"GASTOWN_API__BIND": settings.api.bind}
+    try:
+        made = subprocess.run([*as_nobody, "up", "--detach"], capture_output=True, text=True, env=env, timeout=60)
+        assert (made.returncode, made.stderr) == (0, "")
+        now = control.read_status(settings)
+        assert [child.state for child in now.children] == [ChildState.READY] * 6
+        assert (own_home / "pg").stat().st_uid == postgres.NOBODY
+        ended = subprocess.run([*as_nobody, "down"], capture_output=True, text=True, env=env, timeout=60)
+        assert (ended.returncode, ended.stdout) == (0, "gastown is down\n")
+        assert still_there(now) == []
+    finally:
+        destroy(settings)
 
 
 def test_servers_by_url_are_used_and_not_started(own_home: Path, postgres_url: str, redis_url: str) -> None:
@@ -125,7 +179,7 @@ def test_servers_by_url_are_used_and_not_started(own_home: Path, postgres_url: s
     try:
         assert control.start_detached(settings)
         now = control.read_status(settings)
-        assert [child.name for child in now.children] == ["worker", "merge", "beat", "api"]
+        assert [child.name for child in now.children] == ["worker", "merge", "api", "beat"]
         assert not (own_home / "pg").exists()
     finally:
         control.stop(settings)
