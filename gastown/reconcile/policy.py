@@ -4,6 +4,20 @@ from dataclasses import dataclass, fields, replace
 from datetime import timedelta
 from typing import Any, Self
 
+LONGEST_S = 10_000_000  # four months: longer waits are typing errors, and overflow a date in the end
+ANY_WAIT = (0.05, LONGEST_S)  # a wait of nothing would look again at once, for ever
+LIMITS: dict[str, tuple[float, float]] = {
+    "max_running": (0, LONGEST_S),  # 0: start nothing
+    "rig_max_running": (0, LONGEST_S),
+    "backoff_s": (0, LONGEST_S),
+    "node_max_running": (1, LONGEST_S),
+    "max_agent_failures": (1, LONGEST_S),  # none would fail a bead for the first fault of the machine
+    "backoff_jitter": (0, 1),
+    "unknown_start_delay_s": (0, LONGEST_S),
+    "api_silence_s": (10, LONGEST_S),  # two beats of the API, 5 s each: one may be late
+    "node_silence_s": (20, LONGEST_S),  # two beats of a node, 10 s each
+}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Policy:
@@ -28,22 +42,31 @@ class Policy:
 
     def __post_init__(self) -> None:
         for each in fields(self):
-            value = getattr(self, each.name)
-            for number in value if isinstance(value, tuple) else (value,):
-                if not isinstance(number, int | float) or isinstance(number, bool) or number < 0:
-                    raise ValueError(f"{each.name} = {value!r} must be a number of 0 or more")
+            self._check(each.name, getattr(self, each.name), each.default)
         if self.heartbeat_lease_s < 2 * self.heartbeat_s:
             raise ValueError(
                 f"heartbeat_lease_s = {self.heartbeat_lease_s} is shorter than two heartbeats of {self.heartbeat_s} s"
             )
-        if not self.backoff_s or not self.republish_s:
-            raise ValueError("backoff_s and republish_s need at least one number")
+
+    @staticmethod
+    def _check(name: str, value: Any, default: Any) -> None:
+        if isinstance(value, tuple) is not isinstance(default, tuple) or value == ():
+            many = "a list of at least one number" if isinstance(default, tuple) else "one number"
+            raise ValueError(f"{name} = {value!r} must be {many}")
+        least, most = LIMITS.get(name, ANY_WAIT)
+        kinds = int if isinstance(default, int) and not name.endswith("_s") else (int, float)
+        what = "a whole number" if kinds is int else "a number"
+        for number in value if isinstance(value, tuple) else (value,):
+            if not isinstance(number, kinds) or isinstance(number, bool) or not least <= number <= most:
+                raise ValueError(f"{name} = {value!r} must be {what} from {least:g} to {most:g}")
 
     @classmethod
     def of(cls, *overrides: dict[str, Any]) -> Self:
         """The defaults with overrides, later ones first in rank. Raises ValueError for an unknown key or nonsense."""
         given = {key: value for each in overrides for key, value in each.items()}
-        merged: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in given.items()}
+        merged: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in given.items()
+        }
         unknown = merged.keys() - {each.name for each in fields(cls)}
         if unknown:
             raise ValueError(f"there is no policy {', '.join(sorted(unknown))}")
