@@ -4,6 +4,7 @@ The first process exits 0 once the supervisor is on record: that is what the run
 for all, so a second start finds the first one's record, whether that attempt still runs or ended long ago.
 """
 
+import contextlib
 import fcntl
 import json
 import os
@@ -86,10 +87,14 @@ def _detach(
     os.close(acknowledge)
     try:
         code = run(message, files)
+    except BaseException:  # noqa: BLE001 - this process has no caller; its log has to say it
+        import traceback
+
+        traceback.print_exc()
+    with contextlib.suppress(OSError):
         files.record_exit(code)
-    finally:
-        sys.stderr.flush()
-        os._exit(code)  # threads that wait for a dead remote do not hold it up
+    sys.stderr.flush()
+    os._exit(code)  # threads that wait for a dead remote do not hold it up
 
 
 def _refuse(reason: str) -> NoReturn:

@@ -122,9 +122,8 @@ class Sender(threading.Thread):
             data, position = chunk
             try:
                 self._send(LogChunk(seq=seq, data=base64.b64encode(data).decode()))
-            except (Fenced, Denied) as error:
-                if isinstance(error, Fenced):
-                    self._on_fenced()
+            except Fenced:
+                self._on_fenced()
                 return
             seq += 1
         self._client.close()
@@ -145,7 +144,7 @@ class Sender(threading.Thread):
                 return
             except Rejected:
                 return  # the same chunk would be rejected for ever, and hold up all that follow
-            except Unreachable:
+            except (Unreachable, Denied):
                 self._ended.wait(pause)
                 pause = min(10.0, pause * 2)
 

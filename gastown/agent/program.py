@@ -65,8 +65,8 @@ def prompt_text(assignment: Assignment) -> str:
 def write_prompt(assignment: Assignment, files: runs.RunFiles) -> str:
     """Outside the worktree, so that it is never in a commit."""
     prompt = prompt_text(assignment)
-    files.prompt.write_text(prompt, errors="replace")
-    files.script.write_text(assignment.body, errors="replace")
+    files.prompt.write_text(prompt, encoding="utf-8", errors="replace")
+    files.script.write_text(assignment.body, encoding="utf-8", errors="replace")
     return prompt
 
 

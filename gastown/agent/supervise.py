@@ -1,15 +1,14 @@
 """The attempt from its first heartbeat to its exit code. Read `run` and `_attempt` first."""
 
 import shutil
-import signal
 import sys
 import threading
 import time
-import traceback
 from pathlib import Path
 
 from gastown.agent import processes
 from gastown.agent.client import Client, Denied, Fenced, GaveUp
+from gastown.agent.failures import Failed, ending, no_target
 from gastown.agent.git import GitError
 from gastown.agent.heartbeat import Heart
 from gastown.agent.mirror import Mirror
@@ -29,20 +28,12 @@ from gastown.agent.runs import RunFiles
 from gastown.agent.salvage import end_earlier, salvage
 from gastown.agent.setup import Setup
 from gastown.agent.signals import Interrupted, Signals
-from gastown.agent.workspace import Workspace, branches, fetch, starting_point
+from gastown.agent.workspace import Workspace, fetch, starting_point
 
 OK_EXIT, INTERNAL_EXIT = 0, 1
 STOP_REPORT_S = 5.0  # for the report of an attempt that is stopped: somebody waits for it to end
 LOGS_S, LATE_LOGS_S = 5.0, 120.0  # for the last output to arrive before `done`, and after it
 CANDIDATE_PUSH_S, WIP_PUSH_S, STOPPED_PUSH_S = 120.0, 30.0, 3.0  # for the remote to take what the mirror has
-
-
-class Failed(Exception):
-    """The attempt failed in a way that has a code of its own."""
-
-    def __init__(self, code: str, message: str, exit_code: int | None = None) -> None:
-        super().__init__(message)
-        self.code, self.exit_code = code, exit_code
 
 
 class Supervision:
@@ -100,6 +91,8 @@ class Supervision:
         except (Interrupted, GaveUp, Fenced):
             done = Done(outcome="stopped", code="drained", message="stopped on request")
         except Exception as error:  # noqa: BLE001 - whatever it is, the town must hear of it
+            import traceback  # rarely needed, and 10 ms on the way to every agent
+
             self.log(traceback.format_exc())
             message = f"the supervisor failed: {type(error).__name__}: {error}"
             done = Done(outcome="failed", code="workspace_failed", message=message)
@@ -129,7 +122,7 @@ class Supervision:
         fetch(mirror, given.bead_id, given.previous_epochs, given.base)
         target = mirror.target(given.branch)
         if target is None:
-            raise _no_target(mirror, given.branch)
+            raise no_target(mirror, given.branch)
         start = starting_point(mirror, given.bead_id, given.epoch, given.base, target)
         workspace = Workspace(self.home, mirror, given.bead_id, given.epoch, person_of(given), self.spool.note)
         workspace.make(target, start)
@@ -166,7 +159,7 @@ class Supervision:
         if self.signals.ending:
             raise Interrupted
         if exit_code != 0:
-            raise Failed("agent_failed", f"{_ending('the agent', exit_code)}\n{self.spool.last()}".strip(), exit_code)
+            raise Failed("agent_failed", f"{ending('the agent', exit_code)}\n{self.spool.last()}".strip(), exit_code)
 
     def _set_up(self, environment: dict[str, str], worktree: Path) -> None:
         setup = Setup(self.home, self.assignment.rig_id, self.assignment.setup, worktree)
@@ -177,7 +170,7 @@ class Supervision:
         if self.signals.ending:
             raise Interrupted
         if result.exit_code != 0:
-            how = "ran out of time" if result.exit_code is None else _ending("it", result.exit_code)
+            how = "ran out of time" if result.exit_code is None else ending("it", result.exit_code)
             tail = result.output[-2048:].decode(errors="replace").strip()
             raise Failed("setup_failed", f"setup `{self.assignment.setup}`: {how}\n{tail}".strip(), result.exit_code)
 
@@ -311,20 +304,3 @@ class Supervision:
         stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         sys.stderr.write(f"{stamp} {text.rstrip()}\n")
         sys.stderr.flush()
-
-
-def _no_target(mirror: Mirror, branch: str) -> Failed:
-    names = branches(mirror)
-    if not names:
-        return Failed("repository_empty", f"{mirror.repository} has no commits; push a first one to {branch}")
-    some = ", ".join(names[:5])
-    return Failed("workspace_failed", f"{mirror.repository} has no branch {branch!r}; it has {some}")
-
-
-def _ending(who: str, exit_code: int) -> str:
-    if exit_code >= 0:
-        return f"{who} exited with {exit_code}"
-    try:
-        return f"{who} was ended by {signal.Signals(-exit_code).name}"
-    except ValueError:
-        return f"{who} was ended by signal {-exit_code}"

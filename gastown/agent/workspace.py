@@ -195,6 +195,8 @@ def starting_point(mirror: Mirror, bead_id: str, epoch: int, base: str | None, t
     """What the attempt was told to start from, else the newest work on this bead, else the target."""
     if base and (sha := mirror.resolve(base)):
         return sha
+    if epoch <= 1:
+        return target
     listed = git(
         "for-each-ref",
         "--format=%(refname) %(objectname)",
@@ -225,6 +227,8 @@ def leftovers(home: Path, bead_id: str, epoch: int) -> list[int]:
         kind, _, number = name.rpartition("-")
         if kind in (".new", ".gone") and number.isdigit() and int(number) < epoch:
             shutil.rmtree(folder / name, ignore_errors=True)  # never complete, or saved before
+        elif kind == ".start" and number not in names and number.isdigit() and int(number) < epoch:
+            (folder / name).unlink(missing_ok=True)
     return sorted(int(name) for name in names if name.isdigit() and int(name) < epoch)
 
 
