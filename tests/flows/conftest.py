@@ -38,5 +38,3 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if Path(__file__).parent in item.path.parents:
             item.add_marker("flow")
             item.add_marker(pytest.mark.timeout(180))
-
-

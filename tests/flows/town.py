@@ -9,11 +9,12 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+import kombu.pools
 import psutil
 import pytest
 from sqlalchemy import select
@@ -23,6 +24,7 @@ from gastown.commands import towns, work
 from gastown.db import in_transaction, transaction
 from gastown.demo import faults
 from gastown.embedded import control
+from gastown.errors import DatabaseUnavailable
 from gastown.models import Bead, Dispatch, Event, MergeRequest, Rig
 from gastown.presets.environment import capture
 from gastown.settings import Settings
@@ -34,12 +36,13 @@ GIVE_UP_S = 60.0
 
 
 def until(what: str, probe: Callable[[], T | None], timeout_s: float = GIVE_UP_S) -> T:
-    """The first true answer of `probe`; fails the test when there is none in time."""
+    """The first true answer of `probe`; fails the test when there is none in time. A database that is away is a no."""
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
-        answer = probe()
-        if answer:
-            return answer
+        with suppress(DatabaseUnavailable):
+            answer = probe()
+            if answer:
+                return answer
         time.sleep(0.03)
     raise AssertionError(f"not within {timeout_s:.0f} s: {what}")
 
@@ -94,6 +97,12 @@ class AgentWatch(threading.Thread):
         self.join()
 
 
+def forget_broker(app: Any) -> None:
+    """Connections to another test's broker are pooled in the app, and below it in kombu."""
+    app._after_fork()
+    kombu.pools.reset()
+
+
 @dataclass
 class Town:
     """A stack, and the rig that the test at hand made on it."""
@@ -112,9 +121,13 @@ class Town:
         control.start_detached(self.settings, app="gastown.demo.faulty_app", env=self.environment)
 
     def child(self, name: str) -> int:
-        """The pid of a process of the stack."""
-        status = control.read_status(self.settings)
-        return next(child.pid for child in status.children if child.name == name and child.pid)
+        """The pid of a process of the stack, once it has one."""
+
+        def pid() -> int | None:
+            children = control.read_status(self.settings).children
+            return next((child.pid for child in children if child.name == name), None)
+
+        return until(f"{name} runs", pid)
 
     def kill_everything(self) -> None:
         """kill -9 of the supervisor and all children of the stack; attempts are none of them."""
@@ -134,14 +147,14 @@ class Town:
         settings.get_settings.cache_clear()
         db._engine_of.cache_clear()
         monkeypatch.setattr(app.conf, "broker_url", self.settings.broker)
-        app.close()
+        forget_broker(app)
         try:
             yield
         finally:
             db.engine().dispose()
             db._engine_of.cache_clear()
             settings.get_settings.cache_clear()
-            app.close()
+            forget_broker(app)
 
     # --- work
 
@@ -228,7 +241,9 @@ class Town:
         """For a failing test: the bead's story."""
         bead = self.bead(bead_id)
         lines = [f"{bead_id}: {bead.status} {bead.resolution} {bead.verdict}: {bead.verdict_reason}"]
-        lines += [f"  {event.at:%H:%M:%S.%f} {event.kind} {event.actor}: {event.message}" for event in self.events(bead_id)]
+        lines += [
+            f"  {event.at:%H:%M:%S.%f} {event.kind} {event.actor}: {event.message}" for event in self.events(bead_id)
+        ]
         return "\n".join(lines)
 
     def rig_row(self) -> Rig:
