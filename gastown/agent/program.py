@@ -128,6 +128,7 @@ class Tree:
         self._dispatch_id = dispatch_id
         self._zombies: set[int] = set()
         self._looked_at = 0.0
+        self.look_again = False  # after LOOK_EVERY_S, whether or not a signal comes
 
     def end(self) -> bool:
         """SIGKILL all of it, sessions of its own or not. False: something does not die."""
@@ -137,17 +138,14 @@ class Tree:
         """Wait for children that were left to us. Ours are waited for at once, so one that is seen twice is no git."""
         now = time.monotonic()
         if now - self._looked_at < self.LOOK_EVERY_S:
+            self.look_again = True
             return
         self._looked_at = now
         zombies = processes.zombie_children() - {program}
         for pid in zombies & self._zombies:
             with contextlib.suppress(ChildProcessError):
                 os.waitpid(pid, os.WNOHANG)
-        self._zombies = zombies
-
-    @property
-    def has_zombies(self) -> bool:
-        return bool(self._zombies)
+        self._zombies, self.look_again = zombies, bool(zombies)
 
     def end_everything(self) -> None:
         """At the very end: our own git too. It is asked first, so that it removes its lock files."""

@@ -54,8 +54,8 @@ class Tree:
     sha: str
     head: str  # the commit that is checked out
     head_tree: str
-    left_out: list[str] = field(default_factory=list)  # untracked files that are too large or cannot be read
-    repositories: list[str] = field(default_factory=list)  # directories that are git repositories of their own
+    left_out: list[str] = field(default_factory=list)  # untracked files that are too large
+    unsaved: list[str] = field(default_factory=list)  # what is wanted and cannot be had: the worktree has to stay
 
     @property
     def changed(self) -> bool:
@@ -78,13 +78,13 @@ def write_tree(worktree: Path, scratch: Path) -> Tree:
             index.unlink(missing_ok=True)
             _git(worktree, "read-tree", "HEAD", environment=environment)
             tracked = _add_tracked(worktree, environment)
-        wanted, left_out, repositories = _untracked(worktree, environment)
+        wanted, left_out, unsaved = _untracked(worktree, environment)
         _add(worktree, environment, wanted)
         sha = _git(worktree, "write-tree", environment=environment).strip()
     finally:
         for leftover in (index, index.with_name(index.name + ".lock")):
             leftover.unlink(missing_ok=True)
-    return Tree(sha, head, head_tree, tracked + left_out, repositories)
+    return Tree(sha, head, head_tree, left_out, tracked + unsaved)
 
 
 def usable(worktree: Path) -> bool:
@@ -125,19 +125,19 @@ def _add_tracked(worktree: Path, environment: dict[str, str]) -> list[str]:
     except GitError as error:
         if "unable to index file" not in error.output and "Permission denied" not in error.output:
             raise
-        return [f"a change that cannot be read: {error.reason}"]
+        return [f"a change of a tracked file ({error.reason})"]
     return []
 
 
 def _untracked(worktree: Path, environment: dict[str, str]) -> tuple[list[str], list[str], list[str]]:
-    """(paths to take, what is left out and why, directories that are repositories of their own)"""
+    """(paths to take, what is left out on purpose, what cannot be taken)"""
     listed = _git(worktree, "ls-files", "--others", "--exclude-standard", "-z", environment=environment)
-    wanted, left_out, repositories = [], [], []
+    wanted, left_out, unsaved = [], [], []
     for name in filter(None, listed.split("\0")):
         if EXCLUDED.intersection(name.split("/")) or name.endswith(EXCLUDED_SUFFIXES):
             continue
         if name.endswith("/"):
-            repositories.append(name)
+            unsaved.append(f"{name} (a git repository of its own)")
             continue
         path = os.path.join(worktree, name)
         with suppress(OSError):
@@ -145,10 +145,10 @@ def _untracked(worktree: Path, environment: dict[str, str]) -> tuple[list[str], 
             if stat.S_ISREG(found.st_mode) and found.st_size > LARGEST_BYTES:
                 left_out.append(f"{name} ({found.st_size / 1e6:.0f} MB)")
             elif stat.S_ISREG(found.st_mode) and not os.access(path, os.R_OK):
-                left_out.append(f"{name} (cannot be read)")
+                unsaved.append(f"{name} (cannot be read)")
             else:
                 wanted.append(name)
-    return wanted, left_out, repositories
+    return wanted, left_out, unsaved
 
 
 def _add(worktree: Path, environment: dict[str, str], paths: list[str]) -> None:

@@ -179,7 +179,7 @@ class Supervision:
         next_save = time.monotonic() + self.assignment.checkpoint_s
         while program.exit_code() is None:
             left = next_save - time.monotonic()
-            if self.signals.wait(min(left, Tree.LOOK_EVERY_S) if self.tree.has_zombies else left):
+            if self.signals.wait(min(left, Tree.LOOK_EVERY_S) if self.tree.look_again else left):
                 return
             self.tree.reap_orphans(program.pid)
             if time.monotonic() >= next_save:

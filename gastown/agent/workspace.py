@@ -39,7 +39,7 @@ class Workspace:
         self.left_out: list[str] = []  # as of the last save
         self._note = note
         self._saved: tuple[str, str] | None = None  # (head, tree)
-        self._repositories: list[str] = []
+        self._unsaved: list[str] = []
         self.wip_sha: str | None = None
         self._start_file = self.path.with_name(f".start-{epoch}")
         self.start_sha = self._recorded_start()
@@ -101,9 +101,8 @@ class Workspace:
         return commit_tree(self.path, f"{head}^{{tree}}", [head, before], self._snapshot_message(), self.person)
 
     def remove(self) -> bool:
-        """Call after the last `save` or `candidate`. False: it holds repositories of the agent's own, so it stays."""
-        if self._repositories:
-            self._note(f"{self.path} is kept: {', '.join(self._repositories)} are git repositories of their own")
+        """Call after the last `save` or `candidate`. False: it holds something that could not be saved, so it stays."""
+        if self._unsaved:
             return False
         self._keep_other_branches()
         discard(self.path)
@@ -119,10 +118,12 @@ class Workspace:
             self._note(f"the clone's .git is unusable ({error.reason}); the files are saved without it")
             self._replace_git()
             tree = write_tree(self.path, scratch)
-        if tree.left_out != self.left_out:
+        if (tree.left_out, tree.unsaved) != (self.left_out, self._unsaved):
             for name in tree.left_out:
                 self._note(f"left out: {name}")
-        self.left_out, self._repositories = tree.left_out, tree.repositories
+            for name in tree.unsaved:
+                self._note(f"could not be saved, so {self.path} will stay: {name}")
+        self.left_out, self._unsaved = tree.left_out, tree.unsaved
         return tree
 
     def _recorded_start(self) -> str | None:

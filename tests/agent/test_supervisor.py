@@ -2,7 +2,6 @@
 
 import os
 import signal
-import threading
 import time
 from pathlib import Path
 
@@ -166,7 +165,7 @@ def test_an_api_that_is_away_for_a_while_costs_nothing(town: Town) -> None:
     attempt = town.sling("echo early; echo work > work.txt; sleep 1; echo late")
     town.down = True
     pid = town.start(attempt)
-    threading.Event().wait(0.5)
+    eventually(lambda: "assignment: HTTP 503" in town.supervisor_log(attempt))
     town.down = False
     town.wait_output(attempt, b"early")
     town.down = True
@@ -279,3 +278,15 @@ def test_a_checkout_of_the_user_works_as_repository(town: Town, tmp_path: Path) 
     assert attempt.done is not None
     assert attempt.done["outcome"] == "succeeded"
     assert git("status", "--porcelain", cwd=checkout) == ""
+
+
+def test_orphans_of_the_agent_do_not_pile_up_as_zombies(town: Town) -> None:
+    attempt = town.sling("for i in 1 2 3 4 5; do (setsid sleep 0.1 &) ; done; echo up; sleep 300")
+    pid = town.start(attempt)
+    town.wait_output(attempt, b"up")
+
+    def zombies() -> list[int]:
+        return [process.pid for process in processes.processes() if process.zombie and process.parent == pid]
+
+    eventually(zombies)
+    eventually(lambda: not zombies())

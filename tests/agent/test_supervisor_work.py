@@ -132,6 +132,7 @@ def test_caches_ignored_and_large_files_are_left_out_and_odd_names_are_not(town:
     found = town.paths(attempt.done["wip_sha"])
     assert found == {"README", "a/kept", "with space", "new\nline", "latin\udce9", "*", ":(top)x", "link", "ignored/i"}
     assert b"large.bin" in attempt.output
+    assert b"will stay: sub/ (a git repository of its own)" in attempt.output
     kept = town.worktree(attempt) / "sub" / ".git"
     assert kept.is_dir(), "a repository of its own may hold commits found nowhere else"
 
