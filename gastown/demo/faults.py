@@ -1,19 +1,22 @@
 """Faults on order, in front of a real runtime. The demo and the tests put files into a folder; each file is one fault.
 
-The name of a file is `<bead>.<epoch>`, its text the fault: one of those below, perhaps with a number of seconds after it.
+The name of a file is `<bead>.<epoch>`, its text the fault: one of those below, for some with a number of seconds.
 A fault strikes once: whoever takes the file away has it.
 """
 
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
 from gastown.errors import RuntimeUnavailable
 from gastown.runtimes import CommandResult, CommandSpec, Handle, RunSpec, Runtime, Status
 
 FOLDER = "GASTOWN_FAULTS"
+TAKEN = ".taken"
 
 
 class FaultyRuntime:
@@ -42,6 +45,9 @@ class FaultyRuntime:
             case "slow":
                 time.sleep(float(seconds))
                 return self.real.start(spec)
+            case "late":
+                threading.Timer(float(seconds), self.real.start, [spec]).start()
+                raise RuntimeUnavailable("scripted: no answer, and it starts later")
             case "kill_child":
                 os.kill(os.getpid(), signal.SIGKILL)
             case "kill_worker":
@@ -51,11 +57,12 @@ class FaultyRuntime:
 
     def _take(self, spec: RunSpec) -> str:
         order = self.folder / f"{spec.bead_id}.{spec.epoch}"
-        taken = order.with_suffix(".taken")
+        taken = self.folder / f"{order.name}{TAKEN}"
         try:
             order.rename(taken)
         except FileNotFoundError:
             return ""
+        taken.touch()
         return taken.read_text().strip()
 
     def inspect(self, name: str) -> Status:
@@ -74,3 +81,12 @@ class FaultyRuntime:
 def order(folder: Path, bead_id: str, epoch: int, fault: str) -> None:
     """Have this start fail in this way. To be called before the bead's transaction commits."""
     (folder / f"{bead_id}.{epoch}").write_text(fault)
+
+
+def struck_at(folder: Path, bead_id: str, epoch: int) -> datetime | None:
+    """When the fault of this start struck. None: it has not yet."""
+    try:
+        seconds = (folder / f"{bead_id}.{epoch}{TAKEN}").stat().st_mtime
+    except FileNotFoundError:
+        return None
+    return datetime.fromtimestamp(seconds, UTC)
