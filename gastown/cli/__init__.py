@@ -16,7 +16,16 @@ if TYPE_CHECKING:
 
 # Each has an `app`, whose commands become gastown's. They import what is slow (settings, SQLAlchemy, Celery) where it
 # is used, so that `gastown --help` and `gastown status` answer at once.
-MODULES = ("gastown.cli.stack", "gastown.cli.config")
+MODULES = (
+    "gastown.cli.stack",
+    "gastown.cli.config",
+    "gastown.cli.run",
+    "gastown.cli.rig",
+    "gastown.cli.sling",
+    "gastown.cli.bead",
+    "gastown.cli.why",
+    "gastown.cli.logs",
+)
 
 INTERRUPTED, BROKEN_PIPE = 130, 141  # 128 + SIGINT, 128 + SIGPIPE, as shells have it
 

@@ -6,7 +6,7 @@ from datetime import datetime
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from gastown.models import MergeRequest
+from gastown.models import Dispatch, MergeRequest
 from gastown.store import listing
 from gastown.store.beads import get_bead
 from gastown.store.explain import with_live_holds
@@ -54,7 +54,8 @@ def bead_detail(session: Session, town_id: int, bead_id: str) -> BeadDetail:
     """Raises NotFound."""
     bead = get_bead(session, bead_id, town_id)
     rows = with_live_holds(session, town_id, listing.beads_by_id(session, town_id, [bead_id]))
-    newest = select(MergeRequest).where(MergeRequest.bead_id == bead_id).order_by(MergeRequest.id.desc()).limit(1)
+    of_bead = select(MergeRequest).join(Dispatch, Dispatch.id == MergeRequest.dispatch_id)
+    newest = of_bead.where(Dispatch.bead_id == bead_id).order_by(MergeRequest.id.desc()).limit(1)
     merge = session.scalar(newest)
     return BeadDetail(
         bead=rows[0],

@@ -109,10 +109,9 @@ def _ending(session: Session, bead: Bead) -> str:
     if bead.status == BeadStatus.FAILED:
         return f"{bead.failure_code}: {bead.failure_message or 'no message'}"
     if bead.resolution == Resolution.MERGED:
-        query = select(MergeRequest.target, MergeRequest.merged_sha).where(
-            MergeRequest.bead_id == bead.id, MergeRequest.merged_sha.is_not(None)
-        )
-        merged = session.execute(query.order_by(MergeRequest.id.desc()).limit(1)).first()
+        query = select(MergeRequest.target, MergeRequest.merged_sha)
+        query = query.join(Dispatch, Dispatch.id == MergeRequest.dispatch_id).where(Dispatch.bead_id == bead.id)
+        merged = session.execute(query.where(MergeRequest.merged_sha.is_not(None)).limit(1)).first()
         if merged is not None:
             return f"merged into {merged.target} as {merged.merged_sha[:12]}"
     return str(bead.resolution or bead.status).replace("_", " ")
@@ -142,9 +141,3 @@ def with_live_holds(session: Session, town_id: int, rows: Sequence[BeadRow]) -> 
         return replace(row, verdict=verdict, reason=reason)
 
     return [explained(row) for row in rows]
-
-
-def last_failures(session: Session, bead_id: str, limit: int = 5) -> list[str]:
-    """What the last failed attempts said, the newest first."""
-    query = select(Dispatch.message).where(Dispatch.bead_id == bead_id, Dispatch.message.is_not(None))
-    return [each for each in session.scalars(query.order_by(Dispatch.epoch.desc()).limit(limit)) if each]

@@ -35,6 +35,7 @@ class BeadRow:
     held_code: str | None  # why its merge waits
     held_reason: str | None
     held_by_hand: bool
+    merged_sha: str | None
     failure: str | None
     created_at: datetime
     started_at: datetime | None
@@ -191,8 +192,7 @@ def _select_beads() -> Select[*tuple[Any, ...]]:
     """Each bead with its rig, its last attempt and the merge request that is under way."""
     newest = select(Dispatch).where(Dispatch.bead_id == Bead.id).order_by(Dispatch.epoch.desc()).limit(1).lateral()
     attempt = aliased(Dispatch, newest)
-    merge = aliased(MergeRequest)
-    unfinished = merge.status.not_in((MergeStatus.CLOSED, MergeStatus.FAILED))
+    merge = aliased(MergeRequest)  # a newer attempt is made only after the merge request of an older one is closed
     return (
         select(
             Bead,
@@ -202,13 +202,15 @@ def _select_beads() -> Select[*tuple[Any, ...]]:
             attempt.status.label("attempt_status"),
             attempt.phase.label("phase"),
             attempt.status_text.label("says"),
+            merge.status.label("merge_status"),
             merge.held_code.label("held_code"),
             merge.held_reason.label("merge_held_reason"),
+            merge.merged_sha.label("merged_sha"),
         )
         .join(Rig, Rig.id == Bead.rig_id)
         .outerjoin(attempt, true())
         .outerjoin(Agent, Agent.id == attempt.agent_id)
-        .outerjoin(merge, and_(merge.bead_id == Bead.id, unfinished))
+        .outerjoin(merge, merge.dispatch_id == attempt.id)
     )
 
 
@@ -219,6 +221,7 @@ def _bead_rows(session: Session, query: Select[*tuple[Any, ...]]) -> list[BeadRo
 def _bead_row(row: Any) -> BeadRow:
     bead: Bead = row.Bead
     live = row.attempt_status in LIVE
+    merging = row.merge_status not in (None, MergeStatus.CLOSED, MergeStatus.FAILED)
     return BeadRow(
         id=bead.id,
         title=bead.title,
@@ -235,8 +238,9 @@ def _bead_row(row: Any) -> BeadRow:
         says=row.says if live else None,
         verdict=bead.verdict,
         reason=bead.verdict_reason,
-        held_code=row.held_code,
-        held_reason=bead.held_reason or row.merge_held_reason,
+        held_code=row.held_code if merging else None,
+        held_reason=bead.held_reason or (row.merge_held_reason if merging else None),
+        merged_sha=row.merged_sha,
         held_by_hand=bead.held_at is not None,
         failure=bead.failure_message,
         created_at=bead.created_at,

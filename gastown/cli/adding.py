@@ -1,0 +1,233 @@
+"""Making a repository a rig: looked at, checked once as its merges will be, then written. All of it or nothing."""
+
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from sqlalchemy.orm import Session
+
+from gastown.agent import processes
+from gastown.cli import agents, screen
+from gastown.cli.ask import ask
+from gastown.cli.words import block, one_line, span
+from gastown.commands import towns
+from gastown.commands.towns import RIG_NAME, NewRig
+from gastown.embedded import home
+from gastown.errors import Refused, UsageError
+from gastown.models import Town
+from gastown.presets.environment import capture
+from gastown.refinery import gates, repository
+from gastown.refinery.gates import GateResult
+from gastown.refinery.repository import Probe
+from gastown.runtimes import registry
+from gastown.settings import get_settings
+from gastown.store import rigs
+
+TAIL_LINES = 20  # of a red gate's output
+
+
+class RedBase(Refused):
+    """Set-up or a gate fails on the target as it is."""
+
+    def __init__(self, result: GateResult, branch: str) -> None:
+        super().__init__(f"{branch} is red before any work: {result.reason}", hint=_what_helps(result))
+        self.result = result
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """What was asked for. None: nothing was said about it."""
+
+    repository: str
+    branch: str | None = None
+    name: str | None = None
+    agent: str | None = None
+    setup: str | None = None
+    gates: tuple[str, ...] | None = None
+    environment: dict[str, str] | None = field(default=None, repr=False)
+    allow_red: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Added:
+    name: str
+    repository: str
+    branch: str
+    agent: str | None
+    setup: str
+    gates: list[str]
+    checks: list[GateResult]
+    dirty: list[str]  # what would keep a merge out of the person's checkout now
+
+
+def look(wanted: Wanted) -> Probe:
+    """Whether the repository can be a rig. Raises UsageError, NotFound or RepositoryUnavailable."""
+    if urlsplit(wanted.repository).password:
+        raise UsageError(
+            "the URL holds a password, which would be stored and shown",
+            hint="leave it out: git's credential helper or ssh knows it",
+        )
+    return repository.probe(wanted.repository, wanted.branch)
+
+
+def add(wanted: Wanted, probe: Probe, *, progress: Callable[[str], None]) -> Added:
+    """A new rig. Raises Refused when the repository is one already, and RedBase."""
+    settings = get_settings()
+    home.prepare(settings)
+    environment = capture(os.environ)
+    agent = wanted.agent
+    if agent is not None:
+        agents.require_agent(agent, environment, settings.home)
+    else:
+        installed = agents.installed_agents(environment, settings.home)
+        agent = installed[0] if len(installed) == 1 else None
+    new = NewRig(
+        name=wanted.name or default_name(probe.repository),
+        repository=probe.repository,
+        branch=probe.branch,
+        agent=agent,
+        setup=wanted.setup or "",
+        gates=list(wanted.gates or ()),
+        environment=environment,
+    )
+    ask(lambda session, town_id: _require_new(session, town_id, new))
+    with checked(new, allow_red=wanted.allow_red, progress=progress) as (checks, mirror):
+        rig_id = ask(lambda session, town_id: _insert(session, town_id, new))
+        _keep_mirror(mirror, rig_id)
+    dirty = repository.dirty_paths(new.repository, new.branch)
+    shown = {key: getattr(new, key) for key in ("name", "repository", "branch", "agent", "setup", "gates")}
+    return Added(**shown, checks=checks, dirty=dirty)
+
+
+def default_name(place: str) -> str:
+    """The last part of a path or URL, in letters that a rig's name may have."""
+    last = place.rstrip("/").replace(":", "/").rpartition("/")[2].removesuffix(".git")
+    kept = "".join(char if char.isascii() and (char.isalnum() or char in "._-") else "-" for char in last)
+    return kept.strip("._-")[:64] or "rig"
+
+
+def _require_new(session: Session, town_id: int, new: NewRig) -> None:
+    taken = rigs.rig_of(session, town_id, new.repository, new.branch)
+    if taken is not None:
+        what = f"{new.repository} ({new.branch}) is a rig already: {taken}"
+        raise Refused(what, hint=f'gastown sling "what is to be done" --rig {taken}')
+    if not RIG_NAME.fullmatch(new.name) or rigs.list_rigs(session, town_id, new.name):
+        towns.add_rig(session, town_id, new)  # says what is wrong with the name
+
+
+def _insert(session: Session, town_id: int, new: NewRig) -> int:
+    session.get_one(Town, town_id, with_for_update=True)  # two at once: the second one sees the first
+    _require_new(session, town_id, new)
+    return towns.add_rig(session, town_id, new).id
+
+
+@contextlib.contextmanager
+def checked(
+    new: NewRig, *, allow_red: bool, progress: Callable[[str], None]
+) -> Iterator[tuple[list[GateResult], Path]]:
+    """Set-up and gates run on the target; their results, and the mirror that was made for it. Raises RedBase."""
+    settings = get_settings()
+    folder = settings.home / "checks"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    _remove_leftovers(folder)
+    scratch = Path(tempfile.mkdtemp(prefix=f"{os.getpid()}-", dir=folder))
+    try:
+        results = gates.check_base(
+            home=scratch,
+            rig_id=0,
+            repository=new.repository,
+            branch=new.branch,
+            setup=new.setup,
+            gates=new.gates,
+            environment=new.environment,
+            runtime=registry.get("process"),
+            on_step=progress,
+        )
+        red = next((result for result in results if not result.passed), None)
+        if red is not None and not allow_red:
+            raise RedBase(red, new.branch)
+        yield results, scratch / "mirrors" / "0.git"
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _keep_mirror(made: Path, rig_id: int) -> None:
+    """The first attempt need not fetch again. A mirror that is there already stays."""
+    place = get_settings().home / "mirrors" / f"{rig_id}.git"
+    place.parent.mkdir(mode=0o700, exist_ok=True)
+    if not place.exists():
+        made.rename(place)
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """What checks left that were killed."""
+    for entry in folder.iterdir():
+        pid = entry.name.partition("-")[0]
+        if pid.isdigit() and processes.look(int(pid)) is None:
+            shutil.rmtree(entry, ignore_errors=True)
+
+
+def given_changes(name: str, wanted: Wanted, *, progress: Callable[[str], None]) -> list[str]:
+    """Have a rig take what is given now, after a check of set-up and gates; the names of what changed."""
+    rig = ask(lambda session, town_id: towns.get_rig(session, town_id, name))
+    now = NewRig(
+        name=rig.name,
+        repository=rig.repository,
+        branch=rig.branch,
+        agent=rig.agent,
+        setup=rig.setup,
+        gates=list(rig.gates),
+        environment={str(key): str(value) for key, value in rig.environment.items()},
+    )
+    new = replace(
+        now,
+        agent=now.agent if wanted.agent is None else wanted.agent,
+        setup=now.setup if wanted.setup is None else wanted.setup,
+        gates=now.gates if wanted.gates is None else list(wanted.gates),
+        environment=now.environment if wanted.environment is None else wanted.environment,
+    )
+    given = {key: value for key, value in vars(new).items() if value != getattr(now, key)}
+    if not given:
+        return []
+    if new.agent is not None:
+        agents.require_agent(new.agent, new.environment, get_settings().home)
+    home.prepare(get_settings())
+    with contextlib.ExitStack() as stack:
+        if given.keys() - {"agent"}:
+            stack.enter_context(checked(new, allow_red=wanted.allow_red, progress=progress))
+        return ask(lambda session, town_id: towns.update_rig(session, towns.get_rig(session, town_id, name), **given))
+
+
+def show_red(error: RedBase) -> None:
+    """The end of what the red command printed."""
+    lines = block(error.result.output).split("\n")
+    for line in lines[-TAIL_LINES:]:
+        screen.note(f"  | {line}")
+
+
+def show_added(added: Added, *, say: Callable[[str], None] = screen.say) -> None:
+    say(f"rig {added.name} added: {one_line(added.repository)} ({added.branch})")
+    for result in added.checks:
+        outcome = f"passed in {span(result.duration_s)}" if result.passed else f"RED, allowed: {result.reason}"
+        say(f"  {result.step:<6} {one_line(result.command, 60)}: {outcome}")
+    if added.agent:
+        say(f"  agent  {added.agent}")
+    else:
+        say("  agent  none: each sling has to name one with --agent")
+    if not added.gates:
+        screen.note("warning: no gate, so whatever an agent commits is merged unchecked; --gate CMD checks it")
+    if added.dirty:
+        some = ", ".join(one_line(path) for path in added.dirty[:3])
+        screen.note(f"warning: changes in your checkout ({some}) hold merges until they are committed or stashed")
+    screen.note("note: agents run as you on this machine, and nothing isolates them: they can do what you can.")
+
+
+def _what_helps(result: GateResult) -> str:
+    if result.not_found:
+        return f"install what it needs, or correct the command: --{result.step} CMD"
+    return "mend the branch, or correct the command; --allow-red adds it all the same"

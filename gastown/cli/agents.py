@@ -1,0 +1,45 @@
+"""Which agent preset a bead gets when nobody names one."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from gastown.errors import GastownError, UsageError
+from gastown.presets import Preset, list_presets, load_preset, require_program
+
+
+def require_agent(name: str, environment: Mapping[str, str], home: Path) -> Preset:
+    """The preset of this name, whose program is there. Raises NotFound or UsageError."""
+    preset = load_preset(name, home)
+    require_program(preset, dict(environment))
+    return preset
+
+
+def installed_agents(environment: Mapping[str, str], home: Path) -> list[str]:
+    """Presets whose program is there, without those that only run scripts: nobody gets one of these unasked."""
+    found = []
+    for name in list_presets(home):
+        try:
+            preset = require_agent(name, environment, home)
+        except GastownError:
+            continue
+        if not runs_scripts(preset):
+            found.append(name)
+    return found
+
+
+def only_agent(environment: Mapping[str, str], home: Path) -> str:
+    """The one that is installed. Raises UsageError, with a list, when there are none or several."""
+    found = installed_agents(environment, home)
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise UsageError(f"several agents are installed: {', '.join(found)}", hint=f"--agent {found[0]}")
+    raise UsageError(
+        "no coding agent is installed, so say which one is to work",
+        hint=f"--agent shell runs the bead's text as a script; your own presets go to {home / 'presets'}/NAME.toml",
+    )
+
+
+def runs_scripts(preset: Preset) -> bool:
+    """Whether it executes the bead's body instead of reading it."""
+    return any("{script_file}" in argument for argument in preset.argv)

@@ -1,0 +1,17 @@
+"""Options that several commands have, worded once."""
+
+from typing import Annotated
+
+import typer
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+RigName = Annotated[str | None, typer.Option("--rig", "-r", metavar="RIG", help="The rig.")]
+Agent = Annotated[str | None, typer.Option("--agent", "-a", metavar="PRESET", help="The agent preset.")]
+Branch = Annotated[str | None, typer.Option("--branch", "-b", help="The target of merges; default: where HEAD is.")]
+Setup = Annotated[str | None, typer.Option("--setup", metavar="CMD", help="Run first in each fresh worktree.")]
+Gates = Annotated[
+    list[str] | None, typer.Option("--gate", metavar="CMD", help="Must pass before a merge; several are possible.")
+]
+AllowRed = Annotated[bool, typer.Option("--allow-red", help="Take it although setup or a gate fails as it is.")]
+Limit = Annotated[int, typer.Option("--limit", "-n", min=1, max=10_000, help="At most so many.")]
+BeadId = Annotated[str, typer.Argument(metavar="BEAD", help="The id of a bead, such as gt-7k3fq.")]

@@ -1,0 +1,205 @@
+"""gastown rig, pause, resume: the repositories under management."""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from gastown.cli.options import Agent, AllowRed, AsJson, Branch, Gates, RigName, Setup
+
+if TYPE_CHECKING:
+    from sqlalchemy.orm import Session
+
+    from gastown.store.rigs import RigRow
+
+app = typer.Typer()
+rig = typer.Typer(no_args_is_help=True, help="The repositories under management.")
+app.add_typer(rig, name="rig")
+
+Repository = Annotated[str, typer.Argument(metavar="PATH|URL", help="A git repository, or any folder inside of one.")]
+OwnName = Annotated[str | None, typer.Option("--name", help="Default: the name of the directory.")]
+Name = Annotated[str, typer.Argument(metavar="NAME", help="The rig's name.")]
+NoGates = Annotated[bool, typer.Option("--no-gates", help="Take its gates away.")]
+Environment = Annotated[bool, typer.Option("--environment", help="Give it the environment of this shell.")]
+
+
+@rig.command("add")
+def add_rig(
+    repository: Repository,
+    name: OwnName = None,
+    branch: Branch = None,
+    agent: Agent = None,
+    setup: Setup = None,
+    gate: Gates = None,
+    allow_red: AllowRed = False,
+    as_json: AsJson = False,
+) -> None:
+    """Put a repository under management, after setup and gates have passed on it as it is."""
+    from gastown.cli import adding, screen
+
+    wanted = adding.Wanted(
+        repository=repository,
+        name=name,
+        branch=branch,
+        agent=agent,
+        setup=setup,
+        gates=tuple(gate or ()),
+        allow_red=allow_red,
+    )
+    probe = adding.look(wanted)
+    try:
+        with screen.progress() as progress:
+            added = adding.add(wanted, probe, progress=progress)
+    except adding.RedBase as error:
+        adding.show_red(error)
+        raise
+    if as_json:
+        screen.print_json({key: value for key, value in vars(added).items() if key != "checks"})
+        return
+    adding.show_added(added)
+    screen.say(f'next: gastown sling "what is to be done" --rig {added.name}')
+
+
+@rig.command("set")
+def change_rig(
+    name: Name,
+    agent: Agent = None,
+    setup: Setup = None,
+    gate: Gates = None,
+    no_gates: NoGates = False,
+    environment: Environment = False,
+    allow_red: AllowRed = False,
+) -> None:
+    """Change a rig for the time to come, after setup and gates have passed."""
+    import os
+
+    from gastown.cli import adding, screen
+    from gastown.errors import UsageError
+    from gastown.presets.environment import capture
+
+    if no_gates and gate:
+        raise UsageError("--gate and --no-gates contradict each other", hint="give one of them")
+    wanted = adding.Wanted(
+        repository="",
+        agent=agent,
+        setup=setup,
+        gates=() if no_gates else tuple(gate) if gate else None,
+        environment=capture(os.environ) if environment else None,
+        allow_red=allow_red,
+    )
+    try:
+        with screen.progress() as progress:
+            changed = adding.given_changes(name, wanted, progress=progress)
+    except adding.RedBase as error:
+        adding.show_red(error)
+        raise
+    screen.say(f"rig {name}: " + (f"{', '.join(changed)} changed" if changed else "nothing to change"))
+
+
+@rig.command("list")
+def list_rigs(as_json: AsJson = False) -> None:
+    """List the rigs."""
+    from gastown.cli import screen
+    from gastown.cli.ask import ask
+    from gastown.cli.words import one_line
+    from gastown.store import rigs
+
+    rows = ask(lambda session, town_id: rigs.list_rigs(session, town_id))
+    if as_json:
+        return screen.print_json(rows)
+    if not rows:
+        return screen.say("no rigs yet\nnext: gastown rig add PATH --gate CMD")
+    heads = ("name", "branch", "agent", "gates", "open", "running", "merging", "repository")
+    cells = [
+        (
+            row.name + (" (paused)" if row.paused_at else ""),
+            row.branch,
+            row.agent or "-",
+            str(len(row.gates)),
+            str(row.open_beads),
+            str(row.running),
+            str(row.merging),
+            one_line(row.repository),
+        )
+        for row in rows
+    ]
+    return screen.console().print(screen.table(heads, cells, flexible=("repository",)))
+
+
+@rig.command("show")
+def show_rig(name: Name, as_json: AsJson = False) -> None:
+    """Show a rig with its setup and gates."""
+    from gastown.cli import screen
+    from gastown.cli.ask import ask
+    from gastown.commands import towns
+    from gastown.store import rigs
+
+    def read(session: "Session", town_id: int) -> "RigRow":
+        towns.get_rig(session, town_id, name)
+        return rigs.list_rigs(session, town_id, name)[0]
+
+    row = ask(read)
+    if as_json:
+        return screen.print_json(row)
+    return _print_rig(row)
+
+
+def _print_rig(row: "RigRow") -> None:
+    from gastown.cli import screen
+    from gastown.cli.words import at, one_line
+
+    paused = f", paused since {at(row.paused_at)}" if row.paused_at else ""
+    screen.say(f"rig {row.name}{paused}")
+    lines = {
+        "repository": one_line(row.repository),
+        "branch": row.branch,
+        "agent": row.agent or "none: each sling names one with --agent",
+        "setup": one_line(row.setup) or "none",
+        "added": at(row.created_at),
+        "beads": f"{row.open_beads} open, {row.running} running, {row.merging} merging",
+        "environment": f"{row.variables} variables, as of rig add; rig set --environment takes them anew",
+    }
+    for key, value in lines.items():
+        screen.say(f"  {key:<11} {value}")
+    for gate in row.gates:
+        screen.say(f"  {'gate':<11} {one_line(gate)}")
+    if not row.gates:
+        screen.say(f"  {'gate':<11} none: whatever an agent commits is merged unchecked")
+
+
+@rig.command("pause")
+def pause_rig(name: Name) -> None:
+    """Start no new attempts on a rig; what runs goes on."""
+    _set_paused(True, name)
+
+
+@rig.command("resume")
+def resume_rig(name: Name) -> None:
+    """Start attempts on a rig again."""
+    _set_paused(False, name)
+
+
+@app.command()
+def pause(rig: RigName = None) -> None:
+    """Start no new attempts, in the town or on one rig; what runs goes on."""
+    _set_paused(True, rig)
+
+
+@app.command()
+def resume(rig: RigName = None) -> None:
+    """Start attempts again."""
+    _set_paused(False, rig)
+
+
+def _set_paused(paused: bool, rig: str | None) -> None:
+    from gastown.cli import screen
+    from gastown.cli.ask import ask, publish_after
+    from gastown.commands import towns
+
+    ask(lambda session, town_id: towns.set_paused(session, town_id, paused, rig=rig))
+    subject = "the town" if rig is None else f"rig {rig}"
+    if paused:
+        screen.say(f"{subject} is paused: running attempts go on, no new ones start")
+        screen.say("next: gastown resume" + ("" if rig is None else f" --rig {rig}"))
+        return
+    publish_after()
+    screen.say(f"{subject} goes on")

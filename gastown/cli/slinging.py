@@ -1,0 +1,89 @@
+"""What a new bead needs to know: its rig, its agent, its text."""
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from sqlalchemy.orm import Session
+
+from gastown.cli import agents
+from gastown.cli.words import one_line
+from gastown.commands import towns
+from gastown.commands.work import BODY_BYTES
+from gastown.errors import NotFound, UsageError
+from gastown.models import Rig
+from gastown.presets import Preset
+from gastown.refinery.repository import local_path
+from gastown.settings import get_settings
+from gastown.store import rigs
+
+
+def pick_rig(session: Session, town_id: int, name: str | None) -> Rig:
+    """The rig of this name; else the one whose repository holds the current directory; else the only one.
+
+    Raises NotFound or UsageError, with a list.
+    """
+    if name is not None:
+        return towns.get_rig(session, town_id, name)
+    known = rigs.list_rigs(session, town_id)
+    if not known:
+        raise UsageError("there is no rig yet", hint="gastown rig add PATH --gate CMD")
+    here = [row for row in known if _holds(row.repository, Path.cwd())]
+    longest = max((len(row.repository) for row in here), default=0)
+    candidates = [row for row in here if len(row.repository) == longest] or known
+    if len(candidates) > 1:
+        names = ", ".join(row.name for row in candidates)
+        where = "this directory belongs to several rigs" if here else "this directory is in none of the rigs"
+        raise UsageError(f"{where}: {names}", hint=f"--rig {candidates[0].name}")
+    return towns.get_rig(session, town_id, candidates[0].name)
+
+
+def _holds(repository: str, directory: Path) -> bool:
+    path = local_path(repository)
+    return path is not None and (directory == path or path in directory.parents)
+
+
+def pick_agent(rig: Rig, name: str | None) -> Preset:
+    """The preset for a bead of this rig, as `choose_agent` has it."""
+    return choose_agent(name or rig.agent, {str(key): str(value) for key, value in rig.environment.items()})
+
+
+def choose_agent(name: str | None, environment: Mapping[str, str]) -> Preset:
+    """The preset of this name, else the only one installed. Its program is there: raises NotFound or UsageError."""
+    home = get_settings().home
+    return agents.require_agent(name or agents.only_agent(environment, home), environment, home)
+
+
+def require_script(preset: Preset, title: str, body: str) -> None:
+    """Raises UsageError when the agent runs the body of a bead, and there is none."""
+    if agents.runs_scripts(preset) and not body.strip():
+        what = f"the agent {preset.name} runs a bead's body as a script, and {one_line(title, 60)!r} has none"
+        raise UsageError(what, hint="--body 'commands', or -F script.sh")
+
+
+def read_text(source: str, limit: int = BODY_BYTES) -> str:
+    """A file, or standard input for `-`, as text. Raises UsageError for what is not readable, not text, or too long."""
+    if source == "-":
+        return _decoded(sys.stdin.buffer.read(limit + 1), limit, "standard input")
+    try:
+        with open(source, "rb") as file:
+            return _decoded(file.read(limit + 1), limit, source)
+    except FileNotFoundError as error:
+        raise NotFound("file", source) from error
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise UsageError(
+            f"{source} cannot be read: {reason}", hint="give a text file, or - for standard input"
+        ) from error
+
+
+def _decoded(data: bytes, limit: int, source: str) -> str:
+    if len(data) > limit:
+        raise UsageError(f"{source} is larger than {limit} bytes", hint="put it into the repository, and name it")
+    try:
+        text = data.decode()
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{source} is not text: byte {error.start} is not UTF-8", hint="give a text file") from error
+    if "\0" in text:
+        raise UsageError(f"{source} is not text: it has a NUL at {text.index(chr(0))}", hint="give a text file")
+    return text
