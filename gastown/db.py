@@ -18,6 +18,8 @@ T = TypeVar("T")
 
 CONNECT_TIMEOUT_S = 3
 TIMEOUTS = "-c statement_timeout=5s -c lock_timeout=2s -c idle_in_transaction_session_timeout=10s"  # DESIGN 3
+UTC = "-c timezone=UTC"  # what is read has one zone, wherever the server is: days of the log, times in reasons
+TIMED_OUT = {"55P03", "57014"}  # a lock, a statement
 TRY_AGAIN = {"40001", "40P01"}  # serialization failure, deadlock: the same again can work
 
 
@@ -27,7 +29,7 @@ def gastown_now() -> Function[datetime]:
 
 
 def make_engine(url: str, **options: Any) -> Engine:
-    arguments = {"connect_timeout": CONNECT_TIMEOUT_S, "options": TIMEOUTS, "application_name": "gastown"}
+    arguments = {"connect_timeout": CONNECT_TIMEOUT_S, "options": f"{TIMEOUTS} {UTC}", "application_name": "gastown"}
     return create_engine(url, connect_args=arguments, pool_pre_ping=True, **options)
 
 
@@ -43,13 +45,15 @@ def _engine_of(pid: int) -> Engine:
 
 @contextmanager
 def transaction() -> Iterator[Session]:
-    """One transaction, committed at the end. Raises DatabaseUnavailable when Postgres cannot be reached."""
+    """One transaction, committed at the end. Raises DatabaseUnavailable when Postgres is away, or too slow."""
     try:
         with Session(engine(), expire_on_commit=False) as session, session.begin():
             yield session
     except OperationalError as error:
         if error.connection_invalidated or _is_connection_failure(error):
             raise DatabaseUnavailable(f"Postgres cannot be reached: {_first_line(error)}", hint="gastown up") from error
+        if getattr(error.orig, "sqlstate", None) in TIMED_OUT:
+            raise DatabaseUnavailable(f"Postgres took too long: {_first_line(error)}", hint="try again") from error
         raise
 
 
