@@ -5,11 +5,12 @@ import shutil
 import tempfile
 import uuid
 from collections.abc import Iterator
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import psycopg
 import pytest
-from sqlalchemy import make_url
+from sqlalchemy import Connection, event, make_url
 
 from gastown.embedded import postgres, redis
 
@@ -118,6 +119,32 @@ def database(
         db._engine_of.cache_clear()
         settings.get_settings.cache_clear()
         administer(postgres_url, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+class Clock:
+    """The time as this process's transactions see it. Stands still until it is moved."""
+
+    def __init__(self, now: datetime) -> None:
+        self.now = now
+
+    def advance(self, seconds: float) -> datetime:
+        self.now += timedelta(seconds=seconds)
+        return self.now
+
+
+@pytest.fixture
+def clock(database: str) -> Clock:
+    """It is noon in the database, in every transaction that this process begins from now on (L11: the one clock)."""
+    from gastown import db
+    from tests.views import NOON
+
+    clock = Clock(NOON)
+
+    def set_time(connection: Connection) -> None:
+        connection.exec_driver_sql("SELECT set_config('gastown.now', %s, true)", (clock.now.isoformat(),))
+
+    event.listen(db.engine(), "begin", set_time)
+    return clock
 
 
 def use_broker(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
