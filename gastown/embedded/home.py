@@ -1,6 +1,7 @@
 """GASTOWN_HOME on disk: its folders, their permissions, its logs."""
 
 import os
+import shutil
 import stat
 from pathlib import Path
 from typing import BinaryIO
@@ -77,11 +78,19 @@ def open_log(log: Path) -> BinaryIO:
 def bound_log(log: Path) -> None:
     """Put a log over LOG_BYTES aside. Its writer may go on: it appends, so at the start of the emptied file."""
     try:
-        if log.stat().st_size > LOG_BYTES:
-            log.with_suffix(".log.1").write_bytes(log.read_bytes()[-LOG_BYTES:])
-            os.truncate(log, 0)
+        if log.stat().st_size <= LOG_BYTES:
+            return
     except FileNotFoundError:
         return
+    aside = log.with_suffix(".log.1")
+    try:
+        with open_log(aside) as copy, open(log, "rb") as source:
+            copy.truncate(0)
+            source.seek(-LOG_BYTES, os.SEEK_END)
+            shutil.copyfileobj(source, copy)
+    except OSError:  # no room for the copy: all the more reason to make some
+        aside.unlink(missing_ok=True)
+    os.truncate(log, 0)
 
 
 def last_line(log: Path) -> str:

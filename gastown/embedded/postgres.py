@@ -92,7 +92,14 @@ def initialise(data: Path, *, sync: bool = True) -> None:
     argv = [*prefix(), initdb, "--pgdata", str(unfinished), *INITDB_OPTIONS, *([] if sync else ["--no-sync"])]
     try:
         made = subprocess.run(
-            argv, capture_output=True, text=True, errors="replace", env=environment(), timeout=INITDB_TIMEOUT_S, cwd="/"
+            argv,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            env=environment(),
+            timeout=INITDB_TIMEOUT_S,
+            cwd="/",
+            start_new_session=True,  # Ctrl-C is for the supervisor
         )
         reason = _reason(made.stderr) if made.returncode else ""
     except (OSError, subprocess.TimeoutExpired) as error:

@@ -70,6 +70,15 @@ class Service:
         self._born = processes.birth(self.process.pid)
         self._enter(ChildState.STARTING)
 
+    def try_start(self) -> None:
+        """Start it again; a failure to do so (no memory, no disk) counts as a quick death."""
+        try:
+            self.start()
+        except OSError as error:
+            self.quick_deaths += 1
+            self.reason = f"cannot be started: {error}"
+            self._enter(ChildState.FAILING)
+
     def look(self) -> bool:
         """Bring the state up to date. True: it has changed."""
         before = self.state

@@ -10,19 +10,18 @@ leaves them running. Killed with SIGKILL, it takes every child with it (see `lau
 
 import argparse
 import os
-import select
 import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from types import FrameType
+from collections.abc import Callable
+from contextlib import suppress
 
 from gastown.agent import processes
 from gastown.embedded import home, leftovers, lock, port, postgres, services, status
 from gastown.embedded.service import Service
 from gastown.embedded.status import ChildState, StackState, StackStatus
+from gastown.embedded.wakeups import Wakeups
 from gastown.errors import GastownError, Refused, StackUnavailable
 from gastown.settings import Settings, get_settings
 
@@ -32,7 +31,6 @@ HURRY_S = 2.0
 POLL_S = 0.02  # while something is to become ready
 REST_S = 60.0  # between looks at the logs' sizes; a child's death or a signal wakes us at once
 GIVE_UP_AFTER = 3  # deaths of one child during a start
-STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
 
 
 class _StopAskedError(Exception):
@@ -51,17 +49,16 @@ class Supervisor:
         self.children: list[Service] = []
         self.state = StackState.STARTING
         self.since = status.timestamp()
-        self.signals: list[int] = []
+        self.wakeups = Wakeups()
         self.lock = -1
         self.api: socket.socket | None = None
-        self._wake, self._wake_end = -1, -1
 
     def run(self) -> None:
         """Raises GastownError when the stack cannot be started; then nothing of it is left running."""
         home.prepare(self.settings)
         self.lock = self._take_lock()
         failure: GastownError | None = None
-        with self._signals():
+        with self.wakeups:
             try:
                 self._write()
                 self._start()
@@ -74,7 +71,7 @@ class Supervisor:
                 failure = StackUnavailable(
                     f"the stack cannot be started: {error}", hint=f"see {self.settings.home}/log"
                 )
-            self._stop(drain=failure is None and self.signals[:1] != [signal.SIGUSR1])
+            self._stop(drain=failure is None and self.wakeups.asked[:1] != [signal.SIGUSR1])
             self.state = StackState.DOWN
             self._write(failure)
         os.close(self.lock)
@@ -134,8 +131,8 @@ class Supervisor:
     def _await(self, done: Callable[[], bool], timeout_s: float | None) -> None:
         deadline = time.monotonic() + timeout_s if timeout_s else None
         while not done():
-            self._rest(POLL_S)
-            if self.signals:
+            self.wakeups.rest(POLL_S)
+            if self.wakeups.asked:
                 raise _StopAskedError
             self._tend()
             dying = next((child for child in self.children if child.quick_deaths >= GIVE_UP_AFTER), None)
@@ -151,10 +148,10 @@ class Supervisor:
     def _watch(self) -> None:
         self._settle()
         self.say(f"up: {self._url} (pid {os.getpid()}, home {self.settings.home})")
-        while not self.signals:
+        while not self.wakeups.asked:
             due = [child.next_start_at - time.monotonic() for child in self.children if child.process is None]
             pending = any(child.state is ChildState.STARTING for child in self.children)
-            self._rest(0.1 if pending else min([REST_S, *due]))
+            self.wakeups.rest(0.1 if pending else min([REST_S, *due]))
             if self._tend():
                 self._settle()
             for child in self.children:
@@ -176,7 +173,7 @@ class Supervisor:
                 and child.state is not ChildState.STOPPED
                 and time.monotonic() >= child.next_start_at
             ):
-                child.start()
+                child.try_start()
                 changed = True
         return changed
 
@@ -215,9 +212,9 @@ class Supervisor:
             if ask:
                 child.ask_to_stop()
         while not all(child.ended for child in ending):
-            self._rest(POLL_S)
+            self.wakeups.rest(POLL_S)
             self._tend()
-            if len(self.signals) > 1:
+            if len(self.wakeups.asked) > 1:
                 deadline = min(deadline, time.monotonic() + HURRY_S)
             if time.monotonic() > deadline:
                 break
@@ -225,33 +222,7 @@ class Supervisor:
             child.end(grace_s=0.0)
         self._write()
 
-    # --- signals, and what is told
-
-    @contextmanager
-    def _signals(self) -> Iterator[None]:
-        self._wake, self._wake_end = os.pipe()
-        os.set_blocking(self._wake, False)
-        os.set_blocking(self._wake_end, False)
-        before = {number: signal.signal(number, self._note) for number in STOPS}
-        before[signal.SIGCHLD] = signal.signal(signal.SIGCHLD, lambda number, frame: None)
-        previous = signal.set_wakeup_fd(self._wake_end, warn_on_full_buffer=False)
-        try:
-            yield
-        finally:
-            signal.set_wakeup_fd(previous)
-            for number, old in before.items():
-                signal.signal(number, old)
-            os.close(self._wake)
-            os.close(self._wake_end)
-
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        self.signals.append(number)
-
-    def _rest(self, longest_s: float) -> None:
-        """Sleep until a signal (a child's death is one) or for `longest_s`."""
-        select.select([self._wake], [], [], max(0.0, longest_s))
-        with suppress(BlockingIOError):
-            os.read(self._wake, 4096)
+    # --- what is told
 
     @property
     def _url(self) -> str:
@@ -270,7 +241,11 @@ class Supervisor:
             hint=failure.hint if failure else "",
             exit_code=failure.exit_code if failure else 0,
         )
-        status.write(self.settings.home, me)
+        try:
+            status.write(self.settings.home, me)
+        except OSError:  # a full disk must not end what runs; the file is for readers only
+            if self.state is StackState.STARTING:
+                raise
 
 
 def main() -> int:
@@ -284,8 +259,9 @@ def main() -> int:
         _detach()
 
     def say(line: str) -> None:
-        sys.stdout.write(f"{status.timestamp()} {line}\n")
-        sys.stdout.flush()
+        with suppress(OSError):  # a full disk must not end what runs
+            sys.stdout.write(f"{status.timestamp()} {line}\n")
+            sys.stdout.flush()
 
     try:
         Supervisor(get_settings(), app=options.app, say=say).run()

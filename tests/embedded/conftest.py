@@ -13,13 +13,19 @@ from gastown.settings import Settings
 
 
 @pytest.fixture(scope="module")
-def stack() -> Iterator[Settings]:
-    """A stack that is up, in a home whose path is too long for sockets. A test that ends it starts it again."""
+def stack_settings() -> Iterator[Settings]:
+    """Those of a stack in a home whose path is too long for sockets."""
     folder = Path(tempfile.mkdtemp(prefix="gt-"))
     settings = settings_of(folder / ("a-long-name-" * 8) / "home")
     try:
-        assert control.start_detached(settings)
         yield settings
     finally:
         destroy(settings)
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def stack(stack_settings: Settings) -> Settings:
+    """A stack that is up; the same one as in the test before, unless that ended it."""
+    control.start_detached(stack_settings)
+    return stack_settings

@@ -120,7 +120,20 @@ def test_dumps_are_complete_private_and_few(stack: Settings) -> None:
     assert "TABLE DATA public beads" in listed.stdout
 
 
-def test_a_newer_schema_is_refused_and_left_alone(stack: Settings) -> None:
+def test_down_leaves_nothing(stack: Settings) -> None:
+    before = control.read_status(stack)
+    assert control.stop(stack) is True
+    assert still_there(before) == []
+    assert control.read_status(stack).state is StackState.DOWN
+    assert lock.holders(stack.home) == []
+    assert not (stack.home / "pg" / "postmaster.pid").exists()
+    assert control.stop(stack) is False
+
+
+def test_a_newer_schema_is_refused_but_damaged_hints_are_not(stack_settings: Settings) -> None:
+    stack = stack_settings
+    if not (stack.home / "pg").exists():
+        control.start_detached(stack)
     control.stop(stack)
     with postgres_only(stack):
         known = sql(stack, "SELECT version_num FROM alembic_version")[0][0]
@@ -134,17 +147,10 @@ def test_a_newer_schema_is_refused_and_left_alone(stack: Settings) -> None:
     finally:
         with postgres_only(stack):
             sql(stack, f"UPDATE alembic_version SET version_num = '{known}'")
+    damaged = stack.home / "redis" / "appendonly.aof"  # and a broker whose data is broken keeps nothing from starting
+    damaged.write_text("no append-only file\n")
     assert control.start_detached(stack)
-
-
-def test_down_leaves_nothing(stack: Settings) -> None:
-    before = control.read_status(stack)
-    assert control.stop(stack) is True
-    assert still_there(before) == []
-    assert control.read_status(stack).state is StackState.DOWN
-    assert lock.holders(stack.home) == []
-    assert not (stack.home / "pg" / "postmaster.pid").exists()
-    assert control.stop(stack) is False
+    assert (stack.home / "redis.damaged" / "appendonly.aof").exists()
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="the other tests run as an ordinary user already")
