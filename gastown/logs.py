@@ -18,7 +18,7 @@ CHATTY = {
 
 def configure(level: str) -> None:
     """For this process: ours and the libraries' lines in one form. `level` is a name such as INFO."""
-    shared = [
+    shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),

@@ -328,6 +328,7 @@ class MergeRequest(Base):
     status: Mapped[str] = mapped_column(server_default=MergeStatus.OPEN)
     merge_epoch: Mapped[int] = mapped_column(Integer, server_default="0")
     lease_expires_at: Mapped[datetime | None]
+    claimed_by: Mapped[str | None]  # the worker that merges it
     step: Mapped[str | None]
     asked_at: Mapped[datetime | None]  # when a merge message was last published for it
     merge_sha: Mapped[str | None]  # our merge commit, written before it is pushed

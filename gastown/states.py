@@ -146,6 +146,7 @@ class FailureCode(StrEnum):
     SETUP_FAILED = "setup_failed"
     COMMAND_NOT_FOUND = "command_not_found"
     REPOSITORY_EMPTY = "repository_empty"
+    BRANCH_MISSING = "branch_missing"
 
     @property
     def failure_class(self) -> FailureClass:
@@ -159,6 +160,7 @@ _CLASS_OF = {
     FailureCode.SETUP_FAILED: FailureClass.AGENT,
     FailureCode.COMMAND_NOT_FOUND: FailureClass.CONFIG,
     FailureCode.REPOSITORY_EMPTY: FailureClass.CONFIG,
+    FailureCode.BRANCH_MISSING: FailureClass.CONFIG,
 }
 
 

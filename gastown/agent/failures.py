@@ -19,7 +19,7 @@ def no_target(mirror: Mirror, branch: str) -> Failed:
     if not names:
         return Failed("repository_empty", f"{mirror.repository} has no commits; push a first one to {branch}")
     some = ", ".join(names[:5])
-    return Failed("workspace_failed", f"{mirror.repository} has no branch {branch!r}; it has {some}")
+    return Failed("branch_missing", f"{mirror.repository} has no branch {branch!r}; it has {some}")
 
 
 def ending(who: str, exit_code: int) -> str:

@@ -58,7 +58,7 @@ class MergeOrder:
     pushing_sha: str | None  # an earlier worker may have pushed this one
 
 
-def claim_merge(session: Session, merge_id: int) -> MergeOrder | None:
+def claim_merge(session: Session, merge_id: int, worker: str) -> MergeOrder | None:
     """open -> in_progress with a new merge epoch, or a `pushing` one whose worker is gone, to settle it.
 
     None: somebody else has it, another merge into the target is under way, or it is over.
@@ -69,7 +69,12 @@ def claim_merge(session: Session, merge_id: int) -> MergeOrder | None:
     bead, request = found
     now = session.scalars(select(gastown_now())).one()
     lease = timedelta(seconds=policy_of(session, request.rig_id).merge_lease_s)
-    values = {"merge_epoch": request.merge_epoch + 1, "lease_expires_at": now + lease, "step": "claimed"}
+    values = {
+        "merge_epoch": request.merge_epoch + 1,
+        "lease_expires_at": now + lease,
+        "step": "claimed",
+        "claimed_by": worker,
+    }
     pushing_sha = None
     if request.status == MergeStatus.PUSHING:
         if request.lease_expires_at is None or request.lease_expires_at > now:
@@ -252,6 +257,32 @@ def reclaim(session: Session, merge_id: int) -> bool:
         .returning(MergeRequest.id)
     )
     return session.execute(statement.execution_options(synchronize_session=False)).first() is not None
+
+
+def expire_merges_of(session: Session, worker: str) -> list[str]:
+    """A worker came back under its old name: nobody is at the merges that it had claimed, so their leases end now.
+
+    One that was being pushed keeps its lease: a push may outlive its worker for a moment. The beads that were woken.
+    """
+    claimed = (
+        select(MergeRequest.bead_id)
+        .where(MergeRequest.claimed_by == worker, MergeRequest.status == MergeStatus.IN_PROGRESS)
+        .order_by(MergeRequest.bead_id)
+    )
+    bead_ids = list(session.scalars(claimed))
+    lock_beads(session, set(bead_ids))
+    statement = (
+        update(MergeRequest)
+        .where(
+            MergeRequest.bead_id.in_(bead_ids),
+            MergeRequest.claimed_by == worker,
+            MergeRequest.status == MergeStatus.IN_PROGRESS,
+        )
+        .values(lease_expires_at=gastown_now())
+    )
+    session.execute(statement.execution_options(synchronize_session=False))
+    wake(session, *bead_ids)
+    return bead_ids
 
 
 def close_request(session: Session, bead: Bead) -> MergeRequest | None:

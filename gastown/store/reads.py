@@ -5,8 +5,8 @@ from uuid import UUID
 from sqlalchemy import or_, select
 from sqlalchemy.orm import Session
 
-from gastown.models import Dispatch, Node
-from gastown.states import LIVE, DispatchStatus
+from gastown.models import Bead, Dispatch, Node
+from gastown.states import LIVE, TERMINAL, DispatchStatus
 from gastown.store.attempts import is_fenced
 
 
@@ -16,6 +16,12 @@ def runtime_of_fenced(session: Session, dispatch_id: UUID) -> str | None:
     if dispatch is None or not is_fenced(session, dispatch):
         return None
     return session.get_one(Node, dispatch.node_id).runtime
+
+
+def finished_beads(session: Session, bead_ids: list[str]) -> list[str]:
+    """Of these, the ones that are over, or that nobody knows."""
+    unfinished = set(session.scalars(select(Bead.id).where(Bead.id.in_(bead_ids), Bead.status.not_in(TERMINAL))))
+    return [each for each in bead_ids if each not in unfinished]
 
 
 def runtime_of_node(session: Session, node: str) -> str | None:

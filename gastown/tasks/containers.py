@@ -19,7 +19,7 @@ from gastown.tasks.base import id_of, poke, publish, send, uuid_of
 
 log = structlog.get_logger()
 
-STOP_GRACE_S = 10.0  # for saving WIP; the supervisor gives its agent this long before it insists
+STOP_GRACE_S = 20.0  # the supervisor gives its agent 10 s, then saves WIP and pushes it for up to 8 s
 
 
 def describe(error: BaseException) -> str:

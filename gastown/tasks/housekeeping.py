@@ -1,7 +1,9 @@
 """Periodic upkeep of the database, and the signs of life of a worker's node."""
 
-import os
+import shutil
 import threading
+import time
+from pathlib import Path
 from typing import Any
 
 import structlog
@@ -10,11 +12,11 @@ from celery.signals import worker_process_init, worker_ready, worker_shutting_do
 from gastown import db
 from gastown.celery_app import app, node_queue
 from gastown.commands import towns
-from gastown.db import in_transaction
+from gastown.db import in_transaction, transaction
 from gastown.errors import GastownError
 from gastown.reconcile.actions import InspectContainers
 from gastown.settings import get_settings
-from gastown.store import attempts, upkeep
+from gastown.store import attempts, merges, reads, upkeep
 from gastown.tasks.base import poke, publish
 
 log = structlog.get_logger()
@@ -25,9 +27,26 @@ _stopping = threading.Event()
 
 @app.task(name="gastown.housekeeping", max_retries=0, soft_time_limit=120, time_limit=150)
 def housekeeping() -> None:
-    """Make the partitions of the next days, drop what is older than its retention."""
+    """Make the partitions of the next days, drop what is older than its retention, tidy this node's folders."""
     in_transaction(upkeep.make_partitions)
     in_transaction(upkeep.drop_old)
+    tidy(get_settings().home)
+
+
+def tidy(home: Path) -> None:
+    """Remove agents' HOMEs of beads that are over, and folders of attempts as old as the logs that are dropped.
+
+    Worktrees are not touched: each goes when its own work is safe, or the next attempt has salvaged it (G3).
+    """
+    homes = [each.name for each in (home / "homes").glob("*")]
+    with transaction() as session:
+        finished = reads.finished_beads(session, homes)
+    for bead_id in finished:
+        shutil.rmtree(home / "homes" / bead_id, ignore_errors=True)
+    oldest = time.time() - upkeep.LOG_DAYS * 86_400
+    for folder in (home / "runs").glob("*"):
+        if folder.stat().st_mtime < oldest:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 @worker_process_init.connect(weak=False)
@@ -38,13 +57,11 @@ def forget_connections(**_: Any) -> None:
 
 @worker_ready.connect(weak=False)
 def join_fleet(sender: Any = None, **_: Any) -> None:
-    """A worker that takes starts is its node's sign of life; what it had been starting before it died is in doubt."""
-    settings = get_settings()
+    """A worker is there, perhaps again: nobody is at what it had claimed before. One that takes starts beats."""
     queues = {queue.name for queue in sender.task_consumer.queues}
-    if node_queue(settings.node) not in queues:
-        return
+    node = get_settings().node if node_queue(get_settings().node) in queues else None
     _stopping.clear()
-    threading.Thread(target=_beat, args=(sender.hostname,), name="node-beat", daemon=True).start()
+    threading.Thread(target=_stay, args=(sender.hostname, node), name="fleet", daemon=True).start()
 
 
 @worker_shutting_down.connect(weak=False)
@@ -52,21 +69,24 @@ def leave_fleet(**_: Any) -> None:
     _stopping.set()
 
 
-def _beat(worker: str) -> None:
-    settings, rejoined = get_settings(), False
-    while not _stopping.is_set():
+def _stay(worker: str, node: str | None) -> None:
+    """Take up where this worker's predecessor left off, then show that the node is alive until the worker ends."""
+    rejoined = False
+    while not _stopping.is_set() and not (rejoined and node is None):
         try:
+            if node is not None:
+                in_transaction(lambda session: towns.beat_node(session, node, "process", upkeep.node_capacity()))
             if not rejoined:
-                _rejoin(settings.node, worker)
+                _rejoin(worker, node)
                 rejoined = True
-            in_transaction(lambda session: towns.beat_node(session, settings.node, "process", upkeep.node_capacity()))
         except GastownError as error:
-            log.warning("node_beat_failed", node=settings.node, error=str(error), pid=os.getpid())
+            log.warning("node_beat_failed", node=node, error=str(error))
         _stopping.wait(NODE_BEAT_S if rejoined else 1.0)
 
 
-def _rejoin(node: str, worker: str) -> None:
-    in_transaction(lambda session: towns.beat_node(session, node, "process", upkeep.node_capacity()))
-    if in_transaction(lambda session: attempts.doubt_starts_of(session, worker)):
+def _rejoin(worker: str, node: str | None) -> None:
+    doubted = in_transaction(lambda session: attempts.doubt_starts_of(session, worker))
+    in_transaction(lambda session: merges.expire_merges_of(session, worker))
+    if doubted and node is not None:
         publish(InspectContainers(node=node))
     poke()

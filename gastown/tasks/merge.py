@@ -4,7 +4,7 @@ the lease writes nothing; a crash at any line is settled by looking at the targe
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import assert_never
+from typing import Any, assert_never
 
 import structlog
 
@@ -62,10 +62,11 @@ class Lease:
             self.lost.set()
 
 
-@app.task(name="gastown.merge", max_retries=0)
-def merge(merge_id: int) -> None:
+@app.task(name="gastown.merge", bind=True, max_retries=0)
+def merge(self: Any, merge_id: int) -> None:
     """Merge one request into its target, if it is next and nobody else is at it."""
-    order = in_transaction(lambda session: merges.claim_merge(session, merge_id))
+    worker = self.request.hostname or ""
+    order = in_transaction(lambda session: merges.claim_merge(session, merge_id, worker))
     if order is None:
         log.info("merge_not_ours", merge_request=merge_id)
         return
@@ -75,7 +76,7 @@ def merge(merge_id: int) -> None:
             _merge(order, job, lease)
         except TemporaryError as error:
             _give_back(order, HoldCode.UNREACHABLE, str(error))
-        except Exception as error:  # noqa: BLE001 (a merge that raises must not be tried for ever: it is held)
+        except Exception as error:
             log.exception("merge_raised", merge_request=merge_id)
             _give_back(order, HoldCode.MERGE_ERROR, f"{type(error).__name__}: {error}")
     merging.release(job)
