@@ -45,8 +45,10 @@ def heartbeat(dispatch_id: Caller, beat: Heartbeat) -> dict[str, str]:
 
 
 @router.post("/logs")
-def logs(dispatch_id: Caller, chunks: list[LogChunk]) -> dict[str, str]:
-    in_transaction(lambda session: attempt.take_logs(session, dispatch_id, chunks))
+def logs(dispatch_id: Caller, chunks: LogChunk | list[LogChunk]) -> dict[str, str]:
+    """One chunk, as supervisors send it, or several."""
+    several = chunks if isinstance(chunks, list) else [chunks]
+    in_transaction(lambda session: attempt.take_logs(session, dispatch_id, several))
     return {"status": "ok"}
 
 
