@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session
 
 from gastown.commands import towns
 from gastown.db import in_transaction
+from gastown.embedded import control
 from gastown.errors import DatabaseUnavailable, UsageError
 from gastown.models import Town
 from gastown.settings import get_settings
@@ -33,6 +34,8 @@ def ask(work: Callable[[Session, int], T]) -> T:
     """
     try:
         return in_transaction(lambda session: work(session, town_of(session)))
+    except DatabaseUnavailable as error:
+        raise _explained(error) from error
     except UnicodeEncodeError as error:
         raise UsageError("some of the text is not valid UTF-8", hint="look at what was typed or piped in") from error
     except DBAPIError as error:
@@ -44,6 +47,17 @@ def ask(work: Callable[[Session, int], T]) -> T:
             words = str(error.orig).strip().splitlines()[0]
             raise DatabaseUnavailable(f"the database is busy: {words}", hint="the same again in a moment") from error
         raise
+
+
+def _explained(error: DatabaseUnavailable) -> DatabaseUnavailable:
+    """Why Postgres does not answer: ours is not started, or somebody else's is away."""
+    settings = get_settings()
+    if not settings.embedded_database:
+        return DatabaseUnavailable(str(error), hint="start it, or correct database_url: gastown config show")
+    now = control.read_status(settings)
+    if now.alive:
+        return DatabaseUnavailable(f"{error} (the stack is {now.state})", hint="gastown status")
+    return DatabaseUnavailable(f"the stack of {settings.home} is not up", hint="gastown up")
 
 
 def town_of(session: Session) -> int:

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 
 from gastown.cli import screen
 from gastown.cli.screen import Cell
-from gastown.cli.words import at, block, count, one_line, size, span
+from gastown.cli.words import at, block, count, in_short, one_line, size, span
 from gastown.states import LIVE, BeadStatus
 from gastown.store.detail import BeadDetail, MergeRow
 from gastown.store.listing import AttemptRow, BeadRow, EventRow, NeighbourRow
@@ -37,8 +37,6 @@ def what_of(row: BeadRow) -> str:
         return ""
     if row.live and row.says:
         return row.says
-    if row.live and row.attempt_status == "running":
-        return f"attempt {row.attempts}, {row.phase}" if row.phase else f"attempt {row.attempts}"
     return (row.held_reason if row.held_code or row.held_by_hand else None) or row.reason or ""
 
 
@@ -63,7 +61,7 @@ def _line(row: BeadRow) -> Sequence[Cell]:
         row.agent or "-",
         row.rig,
         one_line(row.title, 60),
-        one_line(what_of(row), 100),
+        in_short(what_of(row), 100),
     )
 
 
@@ -82,7 +80,7 @@ def print_detail(detail: BeadDetail) -> None:
         _section("why it failed")
         _indented(f"{detail.failure_code}: {row.failure or ''}", OUTPUT_LINES)
     elif not row.terminal:
-        screen.say(f"  {row.verdict or 'not looked at yet'}: {one_line(what_of(row)) or 'the next tick looks at it'}")
+        screen.say(f"  {row.verdict or 'not looked at yet'}: {in_short(what_of(row)) or 'the next tick looks at it'}")
     if detail.body.strip():
         _section("body")
         _indented(detail.body, BODY_LINES)
@@ -121,7 +119,7 @@ def _attempt(row: AttemptRow) -> Sequence[Cell]:
         span(waited.total_seconds()),
         ran,
         size(row.log_bytes),
-        one_line((row.says or row.phase or "") if row.status in LIVE else row.message or "", 200),
+        in_short((row.says or row.phase or "") if row.status in LIVE else row.message or "", 200),
     )
 
 
@@ -149,7 +147,7 @@ def print_events(events: Sequence[EventRow], *, with_bead: bool = True) -> None:
 
 def event_line(event: EventRow, *, with_bead: bool = True) -> str:
     bead = f"{event.bead_id or '-':<8} " if with_bead else ""
-    return f"  {at(event.at)} {bead}{event.kind:<14} {event.actor}: {one_line(event.message, 300)}"
+    return f"  {at(event.at)} {bead}{event.kind:<14} {event.actor}: {in_short(event.message, 300)}"
 
 
 def _neighbours(words: str, rows: Sequence[NeighbourRow]) -> None:

@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 from gastown.cli import screen
 from gastown.cli.ask import ask
 from gastown.cli.beads import state_of, what_of
-from gastown.cli.words import one_line, span
+from gastown.cli.words import in_short, one_line, span
 from gastown.embedded import control
 from gastown.errors import DatabaseUnavailable, StackUnavailable
 from gastown.settings import get_settings
@@ -109,7 +109,7 @@ class _ChangePrinter:
             if self._said.get(row.id) != now:
                 self._said[row.id] = now
                 by = f" by {row.agent}" if row.live and row.agent else ""
-                more = "" if row.live else one_line(what_of(row), 160)
+                more = "" if row.live else in_short(what_of(row), 160)
                 tries = f" attempt {row.attempts}{by}" if row.live else f" ({more})" if more else ""
                 words = f"{state.replace('_', ' ')}{tries}: {one_line(row.title, 60)}"
                 screen.note(f"{datetime.now().astimezone():%H:%M:%S} {row.id} {words}")
@@ -135,7 +135,7 @@ def _table(run_id: str, rows: Sequence[BeadRow], trouble: str, began: float) -> 
             str(row.attempts),
             row.agent or "-",
             one_line(row.title, 60),
-            f"as {row.merged_sha[:12]}" if row.merged_sha else one_line(what_of(row), 100),
+            f"as {row.merged_sha[:12]}" if row.merged_sha else in_short(what_of(row), 100),
         )
         for row in shown[:room]
     ]

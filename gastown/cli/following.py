@@ -8,7 +8,7 @@ from sqlalchemy.orm import Session
 from gastown.cli import screen
 from gastown.cli.ask import ask
 from gastown.cli.beads import state_of, what_of
-from gastown.cli.words import Stream, one_line, to_json
+from gastown.cli.words import Stream, in_short, to_json
 from gastown.errors import NotFound
 from gastown.states import BeadStatus
 from gastown.store import explain, listing
@@ -61,7 +61,7 @@ class Follower:
             return
         words = f"{state_of(row).replace('_', ' ')}"
         if not row.live and row.status != BeadStatus.CLOSED:
-            words += f": {one_line(what_of(row), 200)}" if what_of(row) else ""
+            words += f": {in_short(what_of(row), 200)}" if what_of(row) else ""
         if words != self._said:
             self._said = words
             self._end_line()

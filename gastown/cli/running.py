@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 from gastown.cli import INTERRUPTED, adding, agents, board, screen, slinging
 from gastown.cli.adding import Wanted
 from gastown.cli.ask import ask, publish_after
-from gastown.cli.words import count, one_line, span
+from gastown.cli.words import count, in_short, one_line, span
 from gastown.commands import plans, towns
 from gastown.commands.plans import RUN_LABEL, Plan, PlannedBead
 from gastown.embedded import control
@@ -220,7 +220,7 @@ def conclude(run: Run, rows: list[BeadRow], order: Order) -> int:
         return 1 if stuck else 0
     for each in reasons:
         screen.say(f"{each.id} {each.verdict.replace('_', ' ')}: {one_line(each.title, 60)}")
-        screen.say(f"  {one_line(each.reason, 300)}\n  {each.opens}\n  next: {each.command}")
+        screen.say(f"  {in_short(each.reason, 300)}\n  {each.opens}\n  next: {each.command}")
     took = max(row.closed_at for row in rows if row.closed_at) - min(row.created_at for row in rows) if done else None
     time = "" if took is None or stuck else f" in {span(took.total_seconds())}"
     screen.say(f"{len(done)} of {count(len(rows), 'bead')} done{time}")

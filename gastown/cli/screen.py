@@ -53,13 +53,12 @@ def state(words: str) -> Text:
 def table(heads: Sequence[str], rows: Iterable[Sequence[Cell]], *, flexible: Sequence[str] = ()) -> Table:
     """Columns as wide as they must be; the `flexible` ones give way on a narrow terminal."""
     made = Table(box=None, pad_edge=False, header_style="bold", show_edge=False, padding=(0, 2, 0, 0))
-    for head in heads:
-        gives_way = head in flexible
-        made.add_column(head, no_wrap=True, overflow="ellipsis", min_width=8 if gives_way else None)
-        if not gives_way:
-            made.columns[-1].min_width = len(head)
-    for row in rows:
-        made.add_row(*(cell if isinstance(cell, Text) else Text(cell) for cell in row))
+    cells = [[cell if isinstance(cell, Text) else Text(cell) for cell in row] for row in rows]
+    for number, head in enumerate(heads):
+        widest = max([len(head), *(row[number].cell_len for row in cells)])
+        made.add_column(head, no_wrap=True, overflow="ellipsis", min_width=8 if head in flexible else widest)
+    for row in cells:
+        made.add_row(*row)
     return made
 
 

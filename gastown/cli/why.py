@@ -69,12 +69,12 @@ def _explain_all(rig: str | None) -> "list[Explanation]":
 
 def _print_one(row: "Explanation") -> None:
     from gastown.cli import screen
-    from gastown.cli.words import at, block, one_line
+    from gastown.cli.words import at, in_short, one_line
 
     if row.down:
         screen.say(DOWN)
     screen.say(f"{row.id} {one_line(row.title, 100)}")
-    screen.say(f"  {row.verdict.replace('_', ' ')}: {one_line(block(row.reason).partition(chr(10))[0], 500)}")
+    screen.say(f"  {row.verdict.replace('_', ' ')}: {in_short(row.reason, 500)}")
     screen.say(f"  gate       {row.gate}: {row.meaning}")
     screen.say(f"  opens      {row.opens}")
     if row.next_look is not None:
@@ -83,20 +83,20 @@ def _print_one(row: "Explanation") -> None:
         screen.say("\nwhat was decided so far:")
     for past in row.history:
         words = past.verdict.replace("_", " ")
-        screen.say(f"  {at(past.at)} {words:<15} {one_line(past.reason, 160)} ({past.rule})")
+        screen.say(f"  {at(past.at)} {words:<15} {in_short(past.reason, 160)} ({past.rule})")
     screen.say(f"next: {row.command}")
 
 
 def _print_all(rows: "list[Explanation]") -> None:
     from gastown.cli import screen
-    from gastown.cli.words import one_line
+    from gastown.cli.words import in_short, one_line
 
     if any(row.down for row in rows):
         screen.say(DOWN)
     if not rows:
         return screen.say("nothing is open")
     cells = [
-        (row.id, screen.state(row.verdict), one_line(row.reason, 120), one_line(row.title, 50), row.command)
+        (row.id, screen.state(row.verdict), in_short(row.reason, 120), one_line(row.title, 50), row.command)
         for row in rows
     ]
     heads = ("id", "verdict", "because", "title", "next")

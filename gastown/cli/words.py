@@ -28,6 +28,11 @@ def one_line(text: str, limit: int = 0) -> str:
     return shown if not limit or len(shown) <= limit else shown[: limit - 1] + "…"
 
 
+def in_short(text: str, limit: int = 0) -> str:
+    """A message of several lines on one."""
+    return one_line(" / ".join(line for line in text.splitlines() if line.strip()), limit)
+
+
 def block(text: str) -> str:
     """The same for text that keeps its lines."""
     plain = _NEWLINE.sub("\n", _ESCAPES.sub("", text)).rstrip("\n")
