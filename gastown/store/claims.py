@@ -3,6 +3,7 @@
 from datetime import datetime, timedelta
 
 from sqlalchemy import and_, func, or_, select, text, update
+from sqlalchemy.dialects.postgresql import distinct_on
 from sqlalchemy.orm import Session
 
 from gastown.db import gastown_now
@@ -41,6 +42,7 @@ def claim_due(session: Session, town_id: int, now: datetime, limit: int) -> list
 
 def claim_ready(session: Session, town_id: int, now: datetime, limit: int) -> dict[str, Slot]:
     """Ready beads, locked, with the slot that each is offered. Never more than the town, rigs and nodes have free."""
+    _lock_nodes(session)
     room = load_room(session, town_id, now)
     wanted = min(room.slots, limit)
     if wanted == 0 or not room.open_rigs:
@@ -66,6 +68,11 @@ def claim_ready(session: Session, town_id: int, now: datetime, limit: int) -> di
     return place(candidates, room)
 
 
+def _lock_nodes(session: Session) -> None:
+    """Towns share nodes, so that a town's own lock does not keep another from counting the same free slot."""
+    session.execute(select(Node.id).order_by(Node.id).with_for_update(key_share=True))
+
+
 START_FAILURES = {
     FailureCode.START_REFUSED,
     FailureCode.START_ERROR,
@@ -79,7 +86,7 @@ def _last_attempts(session: Session, bead_ids: list[str]) -> dict[str, Dispatch]
     statement = (
         select(Dispatch)
         .where(Dispatch.bead_id.in_(bead_ids))
-        .distinct(Dispatch.bead_id)
+        .ext(distinct_on(Dispatch.bead_id))
         .order_by(Dispatch.bead_id, Dispatch.epoch.desc())
     )
     return {dispatch.bead_id: dispatch for dispatch in session.scalars(statement)}

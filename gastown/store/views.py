@@ -4,6 +4,7 @@ from collections import defaultdict
 from datetime import datetime, timedelta
 
 from sqlalchemy import and_, func, or_, select
+from sqlalchemy.dialects.postgresql import distinct_on
 from sqlalchemy.orm import Session, aliased
 
 from gastown.models import Agent, Bead, BeadDependency, Dispatch, MergeRequest, Node, Service
@@ -177,7 +178,7 @@ def _ahead(session: Session, merge_ids: list[int]) -> dict[int, str]:
             ),
         )
         .where(MergeRequest.id.in_(merge_ids), MergeRequest.status == MergeStatus.OPEN)
-        .distinct(MergeRequest.id)
+        .ext(distinct_on(MergeRequest.id))
         .order_by(MergeRequest.id, other.status.in_(MERGING).desc(), other.priority, other.id)
     )
     return {row[0]: row[1] for row in session.execute(statement)}
