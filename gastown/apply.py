@@ -1,10 +1,12 @@
 """Actions into guarded writes. The union type of actions makes the checker prove that each has its case."""
 
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import assert_never
 from uuid import UUID
 
+import structlog
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from gastown.models import Bead
@@ -26,7 +28,11 @@ from gastown.reconcile.decision import Decision
 from gastown.reconcile.views import BeadView
 from gastown.states import StopCode
 from gastown.store import attempts, beads, decisions, merges
-from gastown.store.moves import MoveLost, wake
+from gastown.store.moves import MoveLost, set_bead, wake
+
+log = structlog.get_logger()
+
+REFUSED_DELAY = timedelta(seconds=30)  # of a bead whose actions the database does not take
 
 
 def apply(session: Session, decided: Sequence[tuple[Bead, BeadView, Decision]], now: datetime) -> list[Effect]:
@@ -39,6 +45,10 @@ def apply(session: Session, decided: Sequence[tuple[Bead, BeadView, Decision]], 
                 mine = [effect for action in decision.actions for effect in _carry_out(session, bead, view, action)]
         except MoveLost:
             wake(session, bead.id)
+            continue
+        except IntegrityError as error:  # a fault of ours: it must not keep the town's other beads waiting
+            log.error("constraint_hit", bead=bead.id, rule=decision.rule, error=str(error.orig))
+            set_bead(session, bead.id, wake_at=now + REFUSED_DELAY, ready_at=None)
             continue
         effects.extend(mine)
         kept.append((bead, view, decision))
