@@ -28,8 +28,7 @@ def wait_for_blockers(view: BeadView, now: datetime, policy: Policy) -> Decision
     waiting = [blocker for blocker in view.blockers if not blocker.released]
     if not waiting:
         return None
-    names = ", ".join(f"{each.id} ({each.status})" for each in waiting)
-    return Decision(Verdict.BLOCKED, f"waits for {names}")
+    return Decision(Verdict.BLOCKED, f"waits for {', '.join(each.id for each in waiting)}")
 
 
 def cool_down(view: BeadView, now: datetime, policy: Policy) -> Decision | None:
