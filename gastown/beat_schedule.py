@@ -3,13 +3,17 @@
 from typing import Any
 
 
-def every(period_s: float, task: str) -> dict[str, Any]:
-    return {"task": task, "schedule": period_s, "options": {"expires": period_s, "queue": "control"}}
+EVERYWHERE = "*"  # instead of a node's name
+
+
+def every(period_s: float, task: str, *args: str) -> dict[str, Any]:
+    return {"task": task, "schedule": period_s, "args": args, "options": {"expires": period_s, "queue": "control"}}
 
 
 BEAT_SCHEDULE = {
     "reconcile": every(5, "gastown.reconcile"),
     "inspect": every(5, "gastown.inspect_containers"),
+    "sweep": every(60, "gastown.inspect_containers", EVERYWHERE),
     "resync": every(300, "gastown.resync"),
     "housekeeping": every(3600, "gastown.housekeeping"),
 }

@@ -1,4 +1,4 @@
-"""What an attempt may ask for: the agent API's side of the protocol. Each call passes the one gate, `attempts.admit`."""
+"""What an attempt may ask for: the agent API's side of the protocol. Each call passes one gate, `attempts.admit`."""
 
 import base64
 import binascii

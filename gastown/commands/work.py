@@ -71,9 +71,7 @@ def cancel(session: Session, town_id: int, bead_id: str, *, actor: str = "user")
     bead = beads.lock_known_bead(session, bead_id, town_id)
     if bead.status in TERMINAL:
         raise Refused(f"{bead_id} is {bead.resolution or bead.status} already", hint=f"gastown bead show {bead_id}")
-    pushing = select(MergeRequest.id).where(MergeRequest.bead_id == bead_id, MergeRequest.status == MergeStatus.PUSHING)
-    if session.scalar(pushing) is not None:
-        raise Refused(f"{bead_id} is being pushed to its target right now", hint=f"gastown bead show {bead_id}")
+    _refuse_pushing(session, bead_id)
     beads.close_bead(session, bead, Resolution.CANCELED, actor, "canceled")
     live = attempts.stop_live(session, bead, StopCode.CANCELED, f"canceled by {actor}")
     attempts.unhook(session, bead_id)
@@ -102,8 +100,15 @@ def retry(session: Session, town_id: int, bead_id: str, *, again: bool = False, 
     return "it is open again, and its attempts count from 0"
 
 
+def _refuse_pushing(session: Session, bead_id: str) -> None:
+    pushing = select(MergeRequest.id).where(MergeRequest.bead_id == bead_id, MergeRequest.status == MergeStatus.PUSHING)
+    if session.scalar(pushing) is not None:
+        raise Refused(f"{bead_id} is being pushed to its target right now", hint=f"gastown bead show {bead_id}")
+
+
 def _retry_merge(session: Session, bead: Bead, again: bool, actor: str) -> str:
     if again:
+        _refuse_pushing(session, bead.id)
         request = merges.close_request(session, bead)
         beads.reopen(session, bead, actor, base_sha=None if request is None else request.head_sha)
         if request is not None:
@@ -130,6 +135,7 @@ def hold(session: Session, town_id: int, bead_id: str, reason: str, *, actor: st
     set_bead(session, bead_id, held_at=gastown_now(), held_reason=reason, wake_at=gastown_now(), ready_at=None)
     record(session, town_id, "held", reason, actor=actor, bead_id=bead_id)
     live = attempts.stop_live(session, bead, StopCode.HELD, f"held by {actor}: {reason}")
+    attempts.unhook(session, bead_id)  # so that one that was given up cannot come back and be adopted
     attempts.unhook(session, bead_id)  # so that one that was given up, and is alive, is not adopted meanwhile
     return [] if live is None else [_stop(session, live)]
 

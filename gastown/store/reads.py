@@ -39,6 +39,10 @@ def busy_nodes(session: Session) -> list[str]:
     return list(session.scalars(statement))
 
 
+def all_nodes(session: Session) -> list[str]:
+    return list(session.scalars(select(Node.name).order_by(Node.name)))
+
+
 def inspectable(session: Session, node: str) -> list[tuple[UUID, str]]:
     """Attempts on this node whose presence says something: running, or starting with nobody inside the start call."""
     settled = or_(Dispatch.status == DispatchStatus.RUNNING, Dispatch.call_ended_at.is_not(None))

@@ -7,6 +7,7 @@ import structlog
 from celery import Task
 from celery.signals import task_failure
 
+from gastown.beat_schedule import EVERYWHERE
 from gastown.celery_app import app
 from gastown.db import in_transaction, transaction
 from gastown.errors import GastownError, RuntimeUnavailable, StartRefused
@@ -123,11 +124,14 @@ def stop_container(dispatch_id: str) -> None:
 
 @app.task(name="gastown.inspect_containers", max_retries=0, soft_time_limit=30, time_limit=40)
 def inspect_containers(node: str | None = None) -> None:
-    """Write down what is there of a node's live attempts, end what is fenced. None: a message for each busy node."""
-    if node is None:
+    """Write down what is there of a node's live attempts, end what is fenced.
+
+    None: a message for each node with work, "*": for every node, since what is fenced may be all that runs there.
+    """
+    if node is None or node == EVERYWHERE:
         with transaction() as session:
-            busy = reads.busy_nodes(session)
-        for each in busy:
+            nodes = reads.busy_nodes(session) if node is None else reads.all_nodes(session)
+        for each in nodes:
             publish(InspectContainers(node=each))
         return
     with transaction() as session:

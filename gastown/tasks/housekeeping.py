@@ -17,7 +17,7 @@ from gastown.errors import GastownError
 from gastown.reconcile.actions import InspectContainers
 from gastown.settings import get_settings
 from gastown.store import attempts, merges, reads, upkeep
-from gastown.tasks.base import poke, publish
+from gastown.tasks.base import poke, publish, send
 
 log = structlog.get_logger()
 
@@ -90,3 +90,5 @@ def _rejoin(worker: str, node: str | None) -> None:
     if doubted and node is not None:
         publish(InspectContainers(node=node))
     poke()
+    if node is not None:  # beat asks after an hour for the first time, and a laptop may never be up that long
+        send("gastown.housekeeping", expires_s=NODE_BEAT_S)

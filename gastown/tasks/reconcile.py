@@ -11,6 +11,7 @@ from gastown.apply import apply
 from gastown.celery_app import app
 from gastown.commands import work
 from gastown.db import in_transaction, transaction
+from gastown.errors import RequestError
 from gastown.models import Bead
 from gastown.reconcile import decide
 from gastown.reconcile.actions import Effect
@@ -105,7 +106,13 @@ def resync_towns() -> None:
 
 @app.task(name="gastown.dispatch", max_retries=0)
 def dispatch(bead_id: str) -> None:
-    """Somebody wants this bead started now: no cooldown, and first in order. Fails for an unknown or finished bead."""
-    with transaction() as session:
-        town_id = work.force_dispatch(session, bead_id, actor="celery call")
+    """Somebody wants this bead started now: no cooldown, and first in order.
+
+    An unknown or finished bead is logged and left: `celery call` waits for no answer, `gastown bead dispatch` does.
+    """
+    try:
+        town_id = in_transaction(lambda session: work.force_dispatch(session, bead_id, actor="celery call"))
+    except RequestError as error:
+        log.warning("dispatch_refused", bead=bead_id, reason=str(error))
+        return
     poke(town_id)
