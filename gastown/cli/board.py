@@ -8,6 +8,7 @@ from datetime import datetime
 
 from rich.console import Group
 from rich.live import Live
+from rich.table import Table
 from rich.text import Text
 from sqlalchemy.orm import Session
 
@@ -108,11 +109,7 @@ class _ChangePrinter:
             now = (state, row.attempts, row.held_reason)
             if self._said.get(row.id) != now:
                 self._said[row.id] = now
-                by = f" by {row.agent}" if row.live and row.agent else ""
-                more = "" if row.live else in_short(what_of(row), 160)
-                tries = f" attempt {row.attempts}{by}" if row.live else f" ({more})" if more else ""
-                words = f"{state.replace('_', ' ')}{tries}: {one_line(row.title, 60)}"
-                screen.note(f"{datetime.now().astimezone():%H:%M:%S} {row.id} {words}")
+                screen.note(f"{datetime.now().astimezone():%H:%M:%S} {row.id} {move_of(row)}")
 
 
 def _table(run_id: str, rows: Sequence[BeadRow], trouble: str, began: float) -> Group:
@@ -128,6 +125,13 @@ def _table(run_id: str, rows: Sequence[BeadRow], trouble: str, began: float) -> 
             break
         shown.remove(row)
     left_out = len(rows) - len(shown[:room])
+    more = [Text(f"and {left_out} more", "dim")] if left_out else []
+    return Group(head, beads_table(shown[:room]), *more)
+
+
+def beads_table(rows: Sequence[BeadRow]) -> Table:
+    """A bead a line; 80 columns are enough."""
+    heads = ("id", "state", "tries", "agent", "title", "what")
     cells = [
         (
             row.id,
@@ -137,8 +141,14 @@ def _table(run_id: str, rows: Sequence[BeadRow], trouble: str, began: float) -> 
             one_line(row.title, 60),
             f"as {row.merged_sha[:12]}" if row.merged_sha else in_short(what_of(row), 100),
         )
-        for row in shown[:room]
+        for row in rows
     ]
-    heads = ("id", "state", "tries", "agent", "title", "what")
-    more = [Text(f"and {left_out} more", "dim")] if left_out else []
-    return Group(head, screen.table(heads, cells, flexible=("title", "what")), *more)
+    return screen.table(heads, cells, flexible=("title", "what"))
+
+
+def move_of(row: BeadRow) -> str:
+    """Where a bead stands now, for a line a change."""
+    by = f" by {row.agent}" if row.live and row.agent else ""
+    more = "" if row.live else in_short(what_of(row), 160)
+    tries = f" attempt {row.attempts}{by}" if row.live else f" ({more})" if more else ""
+    return f"{state_of(row).replace('_', ' ')}{tries}: {one_line(row.title, 60)}"

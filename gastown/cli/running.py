@@ -1,5 +1,6 @@
 """One run: the stack is there, the rig is there, the beads are slung in one transaction, then watched to their end."""
 
+import fcntl
 import os
 import secrets
 import signal
@@ -16,7 +17,7 @@ from gastown.cli.ask import ask, publish_after
 from gastown.cli.words import count, in_short, one_line, span
 from gastown.commands import plans, towns
 from gastown.commands.plans import RUN_LABEL, Plan, PlannedBead
-from gastown.embedded import control
+from gastown.embedded import control, home
 from gastown.embedded.status import StackState
 from gastown.errors import DatabaseUnavailable, NotFound, StackUnavailable
 from gastown.models import Rig
@@ -56,10 +57,11 @@ def carry_out(order: Order) -> int:
     probe = adding.look(order.wanted) if plan and any(bead.rig is None for bead in plan.bead) else None
     if plan is not None:
         _check_named_agents(order, plan)
-    settings, run, rows, ours = get_settings(), None, [], False
+    settings, run, ours, users = get_settings(), None, False, None
     try:
-        with _signals_interrupt():
+        with signals_interrupt():
             ours = bring_up(settings)
+            users = _hold_stack(settings)
             run = resumed(order.resume) if plan is None else begin(order, plan, probe)
             rows = board.watch(run.id, run.bead_ids, quiet=order.as_json)
             outcome = conclude(run, rows, order)
@@ -67,7 +69,7 @@ def carry_out(order: Order) -> int:
         outcome = INTERRUPTED
     finally:
         if ours:
-            take_down(settings)
+            take_down(settings, users)
     if outcome == INTERRUPTED:
         say_how_to_go_on(run, ours)
     return outcome
@@ -120,8 +122,29 @@ def _is_served(settings: Settings) -> bool:
         return False
 
 
-def take_down(settings: Settings) -> None:
-    """Stop what this run started. Agents that still work save what they have."""
+def _hold_stack(settings: Settings) -> int | None:
+    """While this descriptor is open, no other run takes the stack down. It closes with the process."""
+    home.prepare(settings)
+    descriptor = os.open(settings.home / "run" / "runs.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    fcntl.flock(descriptor, fcntl.LOCK_SH)
+    return descriptor
+
+
+def _others_use_it(users: int | None) -> bool:
+    if users is None:
+        return False
+    try:
+        fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    return False
+
+
+def take_down(settings: Settings, users: int | None = None) -> None:
+    """Stop what this run started, unless another run works with it. Agents that still work save what they have."""
+    if _others_use_it(users):
+        screen.note("another run uses the stack, so it stays up\nnext: gastown down, when that one is through")
+        return
     try:
         with screen.progress() as progress:
             progress("stopping what this run started; agents save their work")
@@ -238,7 +261,7 @@ def say_how_to_go_on(run: Run | None, ours: bool) -> None:
 
 
 @contextmanager
-def _signals_interrupt() -> Iterator[None]:
+def signals_interrupt() -> Iterator[None]:
     """SIGTERM and a closed terminal end a run as Ctrl-C does."""
 
     def interrupt(number: int, frame: FrameType | None) -> None:
