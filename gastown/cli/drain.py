@@ -1,4 +1,4 @@
-"""End the running attempts of this machine so that they save what they have: `python -m gastown.cli.drain`.
+"""End the running attempts of this machine so that they save what they have: `python -m gastown.cli.drain SECONDS`.
 
 The supervisor of the stack runs it while API and database are still there to take the attempts' reports.
 """
@@ -24,4 +24,4 @@ def drain(home: Path, *, grace_s: float = GRACE_S) -> int:
 
 
 if __name__ == "__main__":
-    sys.stdout.write(f"{drain(get_settings().home)} attempts stopped\n")
+    sys.stdout.write(f"{drain(get_settings().home, grace_s=float(sys.argv[1]))} attempts stopped\n")

@@ -57,11 +57,11 @@ def down(leave_agents: LeaveAgents = False) -> None:
 @app.command()
 def status(as_json: AsJson = False) -> None:
     """Say what runs. Exit code 4 when the stack is not up."""
-    from gastown.embedded import control
+    from gastown.embedded.status import read
     from gastown.settings import get_settings
 
     settings = get_settings()
-    now = control.read_status(settings)
+    now = read(settings.home)
     if as_json:
         typer.echo(json.dumps(asdict(now) | {"home": str(settings.home)}, indent=2))
     else:
