@@ -21,7 +21,7 @@ def take_lock(home: Path) -> int | None:
         return free
     before = status.read_file(home)
     if before.alive:
-        return lock.acquire(home, timeout_s=STOPPING_S if before.state is StackState.STOPPING else 0)
+        return lock.acquire(home, timeout_s=STOPPING_S if before.state in (StackState.STOPPING, StackState.DOWN) else 0)
     for number, wait_s in ((None, BY_THEMSELVES_S), (0, ASKED_S), (signal.SIGKILL, KILLED_S)):
         if number is not None:
             end_children(home, number)

@@ -111,12 +111,12 @@ def beat(settings: Settings, lock: int, app: str, env: dict[str, str]) -> Servic
     )
 
 
-def one_shot(settings: Settings, lock: int, module: str, env: dict[str, str]) -> Service:
+def one_shot(settings: Settings, lock: int, module: str, env: dict[str, str], *arguments: str) -> Service:
     """A child that does one thing and ends: `prepare`, or the drain."""
     name = module.rpartition(".")[2]
     return Service(
         name=name,
-        argv=[sys.executable, "-P", "-m", module],
+        argv=[sys.executable, "-P", "-m", module, *arguments],
         log=home.log_file(settings.home, name),
         cwd=settings.home / "run",
         env=env,

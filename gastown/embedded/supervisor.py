@@ -27,6 +27,7 @@ from gastown.settings import Settings, get_settings
 
 START_TIMEOUT_S = 60.0
 DRAIN_S = 60.0
+KILLING_S = 5.0  # for the drain to end what did not end by itself
 HURRY_S = 2.0
 POLL_S = 0.02  # while something is to become ready
 REST_S = 60.0  # between looks at the logs' sizes; a child's death or a signal wakes us at once
@@ -154,8 +155,8 @@ class Supervisor:
             self.wakeups.rest(0.1 if pending else min([REST_S, *due]))
             if self._tend():
                 self._settle()
-            for child in self.children:
-                home.bound_log(child.log)
+            for log in (home.log_file(self.settings.home, "supervisor"), *(child.log for child in self.children)):
+                home.bound_log(log)
 
     def _tend(self) -> bool:
         """Look at each child, and start those again whose time has come. True: something changed."""
@@ -202,9 +203,10 @@ class Supervisor:
             self._await_end([child], time.monotonic() + child.grace_s, ask=True)
 
     def _drain(self, deadline: float) -> None:
-        drain = services.one_shot(self.settings, self.lock, services.DRAIN, self.env)
+        left_s = max(KILLING_S, deadline - time.monotonic())
+        drain = services.one_shot(self.settings, self.lock, services.DRAIN, self.env, f"{left_s:.0f}")
         drain.start()
-        self._await_end([drain], deadline + HURRY_S)
+        self._await_end([drain], time.monotonic() + left_s + KILLING_S)
 
     def _await_end(self, ending: list[Service], deadline: float, *, ask: bool = False) -> None:
         """Until these have ended, or the deadline, or a second signal; then kill. The others are kept alive."""
