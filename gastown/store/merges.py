@@ -10,8 +10,10 @@ from sqlalchemy.orm import Session
 
 from gastown.agent.protocol import head_ref
 from gastown.db import gastown_now
+from gastown.errors import Refused
 from gastown.models import Bead, BeadDependency, Dispatch, MergeRequest, Rig
 from gastown.states import MERGING, BeadStatus, HoldCode, MergeStatus, Resolution
+from gastown.store import staging
 from gastown.store.moves import MoveLost, lock_bead, lock_beads, move, record, set_bead, wake
 from gastown.store.policies import policy_of
 
@@ -108,29 +110,13 @@ def claim_merge(session: Session, merge_id: int, worker: str) -> MergeOrder | No
         gates=tuple(rig.gates),
         environment={str(key): str(value) for key, value in rig.environment.items()},
         own_staged_sha=request.staged_sha,
-        staged_sha=_newest_staged(session, request),
+        staged_sha=staging.newest_staged(session, request),
         pushing_sha=pushing_sha,
     )
 
 
 def _due(request: MergeRequest, now: object) -> bool:
     return request.look_at is not None and request.look_at <= now  # type: ignore[operator]
-
-
-def _newest_staged(session: Session, request: MergeRequest) -> str | None:
-    statement = (
-        select(MergeRequest.staged_sha)
-        .where(
-            MergeRequest.rig_id == request.rig_id,
-            MergeRequest.target == request.target,
-            MergeRequest.id != request.id,
-            MergeRequest.status == MergeStatus.OPEN,
-            MergeRequest.staged_sha.is_not(None),
-        )
-        .order_by(MergeRequest.staged_at.desc())
-        .limit(1)
-    )
-    return session.scalar(statement)
 
 
 def beat_merge(session: Session, merge_id: int, merge_epoch: int, step: str | None = None) -> bool:
@@ -150,9 +136,14 @@ def beat_merge(session: Session, merge_id: int, merge_epoch: int, step: str | No
 
 
 def begin_push(session: Session, order: MergeOrder, merge_sha: str, expected_sha: str) -> bool:
-    """in_progress -> pushing, with the bead locked: from here on a cancel is refused. False: not wanted any more."""
+    """in_progress -> pushing, with the bead locked: from here on a cancel is refused. False: not wanted any more.
+
+    Nor is a merge that stands on one which was withdrawn meanwhile: it is merged anew when its lease is over.
+    """
     found = _ours(session, order)
     if found is None or found[0].status != BeadStatus.IN_REVIEW:
+        return False
+    if not staging.still_stands(session, found[1], order.own_staged_sha, order.staged_sha):
         return False
     values = {"merge_sha": merge_sha, "expected_sha": expected_sha, "step": "push"}
     return move(session, MergeRequest, order.id, MergeStatus.IN_PROGRESS, MergeStatus.PUSHING, **values)
@@ -222,6 +213,8 @@ def hold(
     }
     if not move(session, MergeRequest, order.id, sources, MergeStatus.OPEN, **values):
         return False
+    if staged_sha != request.staged_sha:
+        staging.unstage(session, request)
     wake(session, bead.id)
     wake_next(session, request)
     if request.held_code != code or request.held_reason != reason:
@@ -234,29 +227,30 @@ def requeue(session: Session, order: MergeOrder, reason: str) -> bool:
     found = _ours(session, order)
     if found is None:
         return False
-    bead, _request = found
+    bead, request = found
     values = {"lease_expires_at": None, "step": None, "staged_sha": None, "staged_at": None, "asked_at": None}
     values |= {"held_code": None, "held_reason": None, "held_output": None, "look_at": None}
     if not move(session, MergeRequest, order.id, MERGING, MergeStatus.OPEN, **values):
         return False
+    staging.unstage(session, request)
     wake(session, bead.id)
+    wake_next(session, request)  # a better one may have come meanwhile, and waits for our end
     record(session, bead.town_id, "merge_requeued", reason, actor="refinery", bead_id=bead.id)
     return True
 
 
 def reclaim(session: Session, merge_id: int) -> bool:
     """in_progress with an expired lease -> open. The epoch of the next claim fences the old worker."""
-    statement = (
-        update(MergeRequest)
-        .where(
-            MergeRequest.id == merge_id,
-            MergeRequest.status == MergeStatus.IN_PROGRESS,
-            MergeRequest.lease_expires_at <= gastown_now(),
-        )
-        .values(status=MergeStatus.OPEN, lease_expires_at=None, step=None, asked_at=None)
-        .returning(MergeRequest.id)
-    )
-    return session.execute(statement.execution_options(synchronize_session=False)).first() is not None
+    found = _lock(session, merge_id)
+    if found is None or (expiry := found[1].lease_expires_at) is None:
+        return False
+    if expiry > session.scalars(select(gastown_now())).one():
+        return False
+    values = {"lease_expires_at": None, "step": None, "asked_at": None}
+    if not move(session, MergeRequest, merge_id, MergeStatus.IN_PROGRESS, MergeStatus.OPEN, **values):
+        return False
+    wake_next(session, found[1])  # a better one may have come meanwhile, and waits for our end
+    return True
 
 
 def expire_merges_of(session: Session, worker: str) -> list[str]:
@@ -286,16 +280,20 @@ def expire_merges_of(session: Session, worker: str) -> list[str]:
 
 
 def close_request(session: Session, bead: Bead) -> MergeRequest | None:
-    """The unfinished request of a locked bead is dropped. Others that were stacked on its commit are merged anew."""
+    """The unfinished request of a locked bead is dropped. Others that were stacked on its commit are merged anew.
+
+    Raises Refused while a push is under way that may carry its commits along.
+    """
     statement = select(MergeRequest).where(MergeRequest.bead_id == bead.id, MergeRequest.status.in_(OPEN_REQUESTS))
     request = session.scalar(statement.with_for_update().execution_options(populate_existing=True))
     if request is None:
         return None
+    if request.status == MergeStatus.PUSHING or staging.is_being_landed(session, request):
+        raise Refused(f"{bead.id} is being pushed to {request.target} right now", hint=f"gastown why {bead.id}")
     sources = (MergeStatus.OPEN, MergeStatus.IN_PROGRESS)
     if not move(session, MergeRequest, request.id, sources, MergeStatus.CLOSED, lease_expires_at=None, step=None):
         raise MoveLost(f"merge request {request.id} is {request.status}")
-    if request.staged_sha is not None:
-        _unstage(session, request)
+    staging.unstage(session, request)
     wake_next(session, request)
     return request
 
@@ -334,21 +332,6 @@ def wake_next(session: Session, request: MergeRequest) -> None:
         .limit(1)
     )
     wake(session, *session.scalars(waiting))
-
-
-def _unstage(session: Session, request: MergeRequest) -> None:
-    statement = (
-        update(MergeRequest)
-        .where(
-            MergeRequest.rig_id == request.rig_id,
-            MergeRequest.target == request.target,
-            MergeRequest.status == MergeStatus.OPEN,
-            MergeRequest.staged_sha.is_not(None),
-        )
-        .values(staged_sha=None, staged_at=None, held_code=None, held_reason=None, held_output=None, look_at=None)
-        .returning(MergeRequest.bead_id)
-    )
-    wake(session, *session.scalars(statement.execution_options(synchronize_session=False)))
 
 
 def _dependants(session: Session, bead_id: str) -> set[str]:
