@@ -41,7 +41,7 @@ def queue_behind(view: BeadView, now: datetime, policy: Policy) -> Decision | No
     merge = view.merge
     if merge is None or merge.ahead is None:
         return None
-    return Decision(Verdict.AWAITING_MERGE, f"{merge.ahead} is merged into {merge.target} first")
+    return Decision(Verdict.AWAITING_MERGE, f"other merges into {merge.target} go first")
 
 
 def ask_merge(view: BeadView, now: datetime, policy: Policy) -> Decision | None:
