@@ -99,7 +99,7 @@ class Settings(BaseSettings):
     def database(self) -> str:
         """The URL of Postgres, embedded or not, with psycopg 3 as driver."""
         if self.database_url is None:
-            return f"postgresql+psycopg://gastown@/gastown?host={quote(str(self.run_dir), safe='/')}"
+            return f"postgresql+psycopg://gastown@/gastown?host={quote(str(self.run_dir), safe='/')}&port=5432"
         scheme, _, rest = self.database_url.partition("://")
         return f"postgresql+psycopg://{rest}" if scheme in ("postgres", "postgresql") else self.database_url
 
