@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help setup demo test check lint types imports fmt lock clean
+.PHONY: help setup demo test bench check lint types imports fmt lock clean
 
 help:  ## what there is to type
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -31,10 +31,13 @@ demo: $(READY)  ## five beads, four faults, every bead merged once: about a minu
 test: $(READY)  ## all tests, against a real Postgres, Redis and worker
 	@$(BIN)/python -m pytest $(ARGS)
 
+bench: $(READY)  ## what speed is claimed, measured on this machine: make bench [BENCH=name]
+	@$(BIN)/python -m bench $(BENCH)
+
 check: lint types imports  ## linters, type checker, layers
 
 lint: $(READY)
-	@$(BIN)/ruff check gastown tests && $(BIN)/ruff format --check gastown tests
+	@$(BIN)/ruff check gastown tests bench && $(BIN)/ruff format --check gastown tests bench
 
 types: $(READY)
 	@$(BIN)/mypy
@@ -43,7 +46,7 @@ imports: $(READY)
 	@$(BIN)/lint-imports --no-cache
 
 fmt: $(READY)  ## format the code
-	@$(BIN)/ruff check --fix gastown tests; $(BIN)/ruff format gastown tests
+	@$(BIN)/ruff check --fix gastown tests bench; $(BIN)/ruff format gastown tests
 
 lock: $(READY)  ## lock the requirements anew, for every supported Python, with hashes and without addresses
 	@$(BIN)/pip install --quiet uv && $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \

@@ -17,7 +17,7 @@ from gastown.reconcile.policy import Policy
 DEFAULT_HOME = "~/.gastown"
 SOCKET_PATH_BYTES = 90  # a Unix socket path holds 107 bytes; Postgres appends /.s.PGSQL.5432
 # set for attempts and by the demo, so not settings and not misspelt ones either
-NOT_SETTINGS = frozenset({"home", "dispatch", "bead", "epoch", "agent", "cache", "command", "faults", "token_file"})
+NOT_SETTINGS = frozenset({"home", "dispatch", "bead", "epoch", "agent", "place", "role", "cache", "command", "faults"})
 
 
 class ApiSettings(BaseModel):

@@ -13,7 +13,7 @@ DISPATCH, BEAD, EPOCH, NODE, ROLE, AGENT = (
     "GASTOWN_DISPATCH",  # the attempt a process belongs to
     "GASTOWN_BEAD",
     "GASTOWN_EPOCH",
-    "GASTOWN_NODE",  # which home, so that two installations on one machine never touch each other's processes
+    "GASTOWN_PLACE",  # which home, so that two installations on one machine never touch each other's processes
     "GASTOWN_ROLE",  # "supervisor": it, or a git it runs; the agent's processes do not have it
     "GASTOWN_AGENT",
 )

@@ -100,7 +100,7 @@ def test_no_secret_of_ours_reaches_the_agent(town: Town) -> None:
     assert b"SECRET" not in attempt.output
     assert b"CELERY" not in attempt.output
     names = {line.split(b"=")[0] for line in attempt.output.splitlines() if line.startswith(b"GASTOWN_")}
-    assert names == {b"GASTOWN_DISPATCH", b"GASTOWN_BEAD", b"GASTOWN_EPOCH", b"GASTOWN_NODE", b"GASTOWN_AGENT"}
+    assert names == {b"GASTOWN_DISPATCH", b"GASTOWN_BEAD", b"GASTOWN_EPOCH", b"GASTOWN_PLACE", b"GASTOWN_AGENT"}
     for folder, _, files in os.walk(town.home):
         for file in files:
             assert token not in Path(folder, file).read_bytes()
