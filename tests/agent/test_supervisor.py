@@ -237,7 +237,7 @@ def test_an_empty_repository_and_a_missing_branch_are_told_apart(town: Town, tmp
     assert (done["outcome"], done["code"]) == ("failed", "repository_empty")
     done = town.run("true", bead="gt-2", branch="nope").done
     assert done is not None
-    assert done["code"] == "workspace_failed"
+    assert done["code"] == "branch_missing"
     assert "'nope'" in done["message"]
     assert "main" in done["message"]
 
