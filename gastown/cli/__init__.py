@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 MODULES = (
     "gastown.cli.stack",
     "gastown.cli.config",
-    "gastown.cli.run",
+    "gastown.cli.runs",
     "gastown.cli.rig",
     "gastown.cli.sling",
     "gastown.cli.bead",

@@ -36,7 +36,7 @@ def sling(
     from gastown.cli import screen, slinging
     from gastown.cli.ask import ask, publish_after
     from gastown.cli.words import one_line
-    from gastown.commands.work import NewBead, check_new_bead
+    from gastown.commands.work import NewBead
     from gastown.commands.work import sling as sling_bead
     from gastown.errors import UsageError
 
@@ -44,7 +44,6 @@ def sling(
         raise UsageError("--body and --file are two bodies", hint="give one of them")
     text = slinging.read_text(file) if file is not None else body or ""
     new = NewBead(title=title, body=text, priority=priority, after=after or [], labels=label or [])
-    check_new_bead(new)
 
     def work(session: "Session", town_id: int) -> dict[str, str]:
         chosen = slinging.pick_rig(session, town_id, rig)

@@ -69,7 +69,7 @@ def read_text(source: str, limit: int = BODY_BYTES) -> str:
         with open(source, "rb") as file:
             return _decoded(file.read(limit + 1), limit, source)
     except FileNotFoundError as error:
-        raise NotFound("file", source) from error
+        raise NotFound("file", source, hint="check its path, or give - for a pipe") from error
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise UsageError(

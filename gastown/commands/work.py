@@ -37,7 +37,11 @@ def check_new_bead(new: NewBead) -> None:
         )
     if "\x00" in new.title + new.body:
         raise UsageError("title and body cannot hold NUL characters", hint="is the file a text file?")
-    if len(new.body.encode()) > BODY_BYTES:
+    try:
+        _title, body = new.title.encode(), new.body.encode()
+    except UnicodeEncodeError as error:
+        raise UsageError("title or body is not valid UTF-8", hint="look at what was typed or piped in") from error
+    if len(body) > BODY_BYTES:
         raise UsageError(f"the body is larger than {BODY_BYTES} bytes", hint="put it into the repository and name it")
     if new.priority not in PRIORITIES:
         raise UsageError(f"there is no priority {new.priority}", hint=f"one of {', '.join(PRIORITIES)}")

@@ -51,9 +51,9 @@ def load_town(session: Session, town_id: int, now: datetime) -> TownLoad:
     policy = town_policy(session, town_id)
     live = Dispatch.status.in_(LIVE)
     of_town = select(Dispatch.rig_id, func.count()).where(Dispatch.town_id == town_id, live)
-    per_rig: dict[int, int] = dict(session.execute(of_town.group_by(Dispatch.rig_id)).tuples().all())
+    per_rig: dict[int, int] = dict(session.execute(of_town.group_by(Dispatch.rig_id)).all())
     of_all = select(Dispatch.node_id, func.count()).where(live)
-    per_node: dict[int, int] = dict(session.execute(of_all.group_by(Dispatch.node_id)).tuples().all())
+    per_node: dict[int, int] = dict(session.execute(of_all.group_by(Dispatch.node_id)).all())
     known = session.scalars(select(Rig).where(Rig.town_id == town_id)).all()
     overrides = session.scalars(select(Town.policy).where(Town.id == town_id)).one()
     limits = {rig.id: Policy.of(get_settings().policy, overrides, rig.policy).rig_max_running for rig in known}

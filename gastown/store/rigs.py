@@ -67,7 +67,7 @@ def rig_of(session: Session, town_id: int, repository: str, branch: str) -> str 
     """The name of the rig that merges into this branch of this repository, if there is one."""
     wanted = canonical(repository)
     rigs = session.execute(select(Rig.name, Rig.repository).where(Rig.town_id == town_id, Rig.branch == branch))
-    return next((name for name, known in rigs.tuples() if canonical(known) == wanted), None)
+    return next((name for name, known in rigs if canonical(known) == wanted), None)
 
 
 def canonical(repository: str) -> str:

@@ -1,0 +1,209 @@
+"""gastown rig, pause, resume: what becomes a rig, and what does not."""
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+from sqlalchemy import func, select
+
+from gastown.db import transaction
+from gastown.models import Event, Rig
+from tests.cli.conftest import Gastown, git
+
+
+def rigs() -> list[Rig]:
+    with transaction() as session:
+        return list(session.scalars(select(Rig)))
+
+
+def nothing_is_left(home: Path) -> bool:
+    checks = home / "checks"
+    return not rigs() and not (checks.is_dir() and list(checks.iterdir())) and not list(home.glob("mirrors/*"))
+
+
+def test_a_checkout_becomes_a_rig(gastown: Gastown, repository: Path, own_home: Path) -> None:
+    said = gastown(
+        "rig", "add", str(repository / "docs"), "--gate", "./check.sh", "--setup", "true", "--agent", "shell"
+    )
+    assert said.code == 0, said.err
+    assert f"rig project added: {repository} (main)" in said.out
+    assert "./check.sh: passed" in said.out
+    assert "next: gastown sling" in said.out
+    assert "they can do what you can" in said.err
+    (rig,) = rigs()
+    assert (rig.repository, rig.branch, rig.gates, rig.agent) == (str(repository), "main", ["./check.sh"], "shell")
+    assert (own_home / "mirrors" / f"{rig.id}.git").is_dir()
+    assert list((own_home / "checks").iterdir()) == []
+    assert git(repository, "status", "--porcelain") == ""
+
+
+def test_the_environment_is_captured_without_secrets(
+    gastown: Gastown, repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PROJECT_MODE", "strict")
+    monkeypatch.setenv("SOME_API_KEY", "secret")
+    assert gastown("rig", "add", str(repository)).code == 0
+    environment = rigs()[0].environment
+    assert environment["PROJECT_MODE"] == "strict"
+    assert "SOME_API_KEY" not in environment
+    assert "secret" not in gastown("rig", "show", "project", "--json").out
+
+
+def test_no_gate_is_a_warning(gastown: Gastown, repository: Path) -> None:
+    said = gastown("rig", "add", str(repository))
+    assert said.code == 0
+    assert "warning: no gate" in said.err
+
+
+def test_changes_in_the_checkout_are_a_warning(gastown: Gastown, repository: Path) -> None:
+    (repository / "docs" / "text").write_text("changed\n")
+    assert "warning: changes in your checkout (docs/text)" in gastown("rig", "add", str(repository)).err
+
+
+def test_a_red_base_is_refused_with_its_output(gastown: Gastown, repository: Path, own_home: Path) -> None:
+    said = gastown("rig", "add", str(repository), "--gate", "echo it broke; exit 3")
+    assert said.code == 1
+    assert "  | it broke" in said.err
+    assert "red before any work: gate `echo it broke; exit 3` failed with exit code 3" in said.err
+    assert "--allow-red" in said.err
+    assert nothing_is_left(own_home)
+
+
+def test_a_red_base_may_be_allowed(gastown: Gastown, repository: Path) -> None:
+    said = gastown("rig", "add", str(repository), "--gate", "false", "--allow-red")
+    assert said.code == 0
+    assert "RED, allowed" in said.out
+
+
+def test_a_gate_program_that_is_missing_is_told_apart(gastown: Gastown, repository: Path, own_home: Path) -> None:
+    said = gastown("rig", "add", str(repository), "--gate", "no-such-gate-program")
+    assert said.code == 1
+    assert "is not found or not executable" in said.err
+    assert "install what it needs, or correct the command: --gate CMD" in said.err
+    assert nothing_is_left(own_home)
+
+
+def test_a_setup_that_fails_is_named(gastown: Gastown, repository: Path, own_home: Path) -> None:
+    said = gastown("rig", "add", str(repository), "--setup", "exit 4", "--gate", "true")
+    assert said.code == 1
+    assert "setup `exit 4` failed with exit code 4" in said.err
+    assert nothing_is_left(own_home)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["{tmp}/nowhere"], 2, "there is no directory {tmp}/nowhere"),
+        (["{tmp}"], 2, "{tmp} is not a git repository"),
+        (["{tmp}/empty"], 2, "{tmp}/empty is empty: it has no branch with a commit"),
+        (["{repository}", "--branch", "none"], 3, "there is no branch none in {repository}"),
+        (["{repository}", "--agent", "none"], 3, "there is no agent preset none"),
+        (["{repository}", "--agent", "ghost"], 2, "runs no-such-agent, which is not on the PATH"),
+        (["{repository}", "--name", "a b"], 2, "'a b' cannot be a rig's name"),
+        (["https://me:secret@localhost/x.git"], 2, "the URL holds a password"),
+    ],
+)
+def test_bad_input_is_one_clear_line_and_leaves_nothing(
+    gastown: Gastown,
+    repository: Path,
+    own_home: Path,
+    tmp_path: Path,
+    arguments: list[str],
+    code: int,
+    words: str,
+) -> None:
+    (own_home / "presets").mkdir(parents=True)
+    (own_home / "presets" / "ghost.toml").write_text('argv = ["no-such-agent", "{prompt}"]')
+    (tmp_path / "empty").mkdir()
+    git(tmp_path / "empty", "init", "--quiet")
+    said = gastown("rig", "add", *(each.format(tmp=tmp_path, repository=repository) for each in arguments))
+    assert said.code == code
+    assert words.format(tmp=tmp_path, repository=repository) in said.err.splitlines()[0]
+    assert "secret" not in said.err
+    assert len(said.err.splitlines()) == 2
+    assert nothing_is_left(own_home)
+
+
+def test_the_same_repository_is_a_rig_once(gastown: Gastown, repository: Path) -> None:
+    assert gastown("rig", "add", str(repository)).code == 0
+    said = gastown("rig", "add", f"{repository}/docs/", "--name", "other")
+    assert said.code == 1
+    assert f"{repository} (main) is a rig already: project" in said.err
+    git(repository, "branch", "release")
+    assert gastown("rig", "add", str(repository), "--branch", "release", "--name", "other").code == 0
+
+
+def test_a_name_is_taken_once(gastown: Gastown, repository: Path, tmp_path: Path) -> None:
+    assert gastown("rig", "add", str(repository)).code == 0
+    copy = tmp_path / "elsewhere" / "project"
+    shutil.copytree(repository, copy)
+    said = gastown("rig", "add", str(copy))
+    assert said.code == 1
+    assert "there is a rig project already" in said.err
+    assert "--name OTHER" in said.err
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_home_that_cannot_be_written(gastown: Gastown, repository: Path, own_home: Path) -> None:
+    own_home.mkdir(mode=0o500)
+    said = gastown("rig", "add", str(repository))
+    assert said.code == 2
+    assert "cannot be written" in said.err
+    assert rigs() == []
+
+
+def test_a_home_that_is_a_file(gastown: Gastown, repository: Path, own_home: Path) -> None:
+    own_home.write_text("")
+    said = gastown("rig", "add", str(repository))
+    assert said.code == 2
+    assert "GASTOWN_HOME=" in said.err
+    assert rigs() == []
+
+
+def test_a_preset_of_ones_own_is_the_agent_when_it_is_the_only_one(
+    gastown: Gastown, repository: Path, own_home: Path
+) -> None:
+    (own_home / "presets").mkdir(parents=True)
+    (own_home / "presets" / "mine.toml").write_text('argv = ["sh", "-c", "true", "{prompt_file}"]')
+    assert "agent  mine" in gastown("rig", "add", str(repository)).out
+
+
+def test_list_and_show(gastown: Gastown, repository: Path) -> None:
+    assert "no rigs yet" in gastown("rig", "list").out
+    assert gastown("rig", "list", "--json").json == []
+    gastown("rig", "add", str(repository), "--gate", "true")
+    assert str(repository) in gastown("rig", "list").out
+    (row,) = gastown("rig", "list", "--json").json
+    assert {"name", "repository", "branch", "agent", "setup", "gates", "paused_at", "open_beads"} <= row.keys()
+    assert row == gastown("rig", "show", "project", "--json").json
+    assert "gate        true" in gastown("rig", "show", "project").out
+    said = gastown("rig", "show", "other")
+    assert said.code == 3
+    assert "there is no rig other\nnext: known rigs: project" in said.err
+
+
+def test_pause_and_resume(gastown: Gastown, repository: Path) -> None:
+    gastown("rig", "add", str(repository))
+    assert "next: gastown resume --rig project" in gastown("rig", "pause", "project").out
+    assert rigs()[0].paused_at is not None
+    assert "(paused)" in gastown("rig", "list").out
+    assert gastown("resume", "--rig", "project").code == 0
+    assert rigs()[0].paused_at is None
+    assert "the town is paused" in gastown("pause").out
+    assert "the town goes on" in gastown("resume").out
+    assert gastown("pause", "--rig", "none").code == 3
+
+
+def test_a_rig_is_changed_after_a_check(gastown: Gastown, repository: Path) -> None:
+    gastown("rig", "add", str(repository), "--gate", "true")
+    assert gastown("rig", "set", "project", "--gate", "false").code == 1
+    assert rigs()[0].gates == ["true"]
+    assert "gates changed" in gastown("rig", "set", "project", "--gate", "./check.sh", "--gate", "true").out
+    assert rigs()[0].gates == ["./check.sh", "true"]
+    assert "nothing to change" in gastown("rig", "set", "project", "--gate", "./check.sh", "--gate", "true").out
+    assert gastown("rig", "set", "project", "--no-gates", "--agent", "shell").code == 0
+    assert (rigs()[0].gates, rigs()[0].agent) == ([], "shell")
+    assert gastown("rig", "set", "project", "--no-gates", "--gate", "x").code == 2
+    with transaction() as session:
+        assert session.scalar(select(func.count()).where(Event.kind == "rig_changed")) == 2
