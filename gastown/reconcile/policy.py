@@ -22,23 +22,23 @@ LIMITS: dict[str, tuple[float, float]] = {
 @dataclass(frozen=True, kw_only=True)
 class Policy:
     max_running: int = 4  # attempts of a town at the same time; an agent CLI and its tools fill about one core
-    rig_max_running: int = 4
-    node_max_running: int = 8
-    max_agent_failures: int = 5
+    rig_max_running: int = 4  # attempts of one rig at the same time
+    node_max_running: int = 8  # attempts of all towns on one node; read when its worker starts
+    max_agent_failures: int = 5  # attempts that failed by the agent's fault, then the bead fails
     backoff_s: tuple[float, ...] = (0, 30, 60, 120, 300, 600)  # by failed attempts in a row; the first retry is at once
     backoff_jitter: float = 0.1  # drawn once and stored, so that a herd spreads
-    republish_s: tuple[float, ...] = (10, 20, 40)
-    queued_timeout_s: float = 120
-    inspect_start_s: float = 5
-    start_timeout_s: float = 120
+    republish_s: tuple[float, ...] = (10, 20, 40)  # after it was queued, a start is published again: messages get lost
+    queued_timeout_s: float = 120  # no worker took the start: it is rolled back and placed anew
+    inspect_start_s: float = 5  # a start that takes longer has its node asked whether it is there
+    start_timeout_s: float = 120  # from the claim to the attempt's first call
     unknown_start_delay_s: float = 30  # a start whose end nobody knows may still come up
-    heartbeat_s: float = 10
+    heartbeat_s: float = 10  # how often an attempt says that it is alive
     heartbeat_lease_s: float = 45  # four heartbeats and some
-    merge_lease_s: float = 45
+    merge_lease_s: float = 45  # a merge worker that is silent for so long is gone; it beats three times as often
     merge_look_s: float = 10  # how often a merge that waits for the outside is looked at
     api_silence_s: float = 15  # three beats of the API, 5 s each
-    node_silence_s: float = 45
-    rule_error_delay_s: float = 30
+    node_silence_s: float = 45  # a node that is silent for so long gets no starts; it beats every 10 s
+    rule_error_delay_s: float = 30  # before a bead whose rule raised is looked at again
 
     def __post_init__(self) -> None:
         for each in fields(self):
