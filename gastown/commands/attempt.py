@@ -2,6 +2,7 @@
 
 import base64
 import binascii
+import re
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -22,6 +23,7 @@ from gastown.store.moves import lock_bead, move, record, set_bead
 from gastown.store.policies import policy_of
 
 STATUS_CHARACTERS = 500
+COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")  # never a branch, which moves, nor an option of git's
 
 
 def authenticate(session: Session, token: str) -> UUID | None:
@@ -99,6 +101,7 @@ def _decode(chunk: LogChunk) -> bytes:
 
 
 def checkpoint(session: Session, dispatch_id: UUID, saved: Checkpoint) -> None:
+    _check_commits(saved.wip_sha)
     attempts.admit(session, dispatch_id)
     _update(session, dispatch_id, wip_sha=saved.wip_sha, progress_at=gastown_now())
 
@@ -125,6 +128,7 @@ def finish(session: Session, dispatch_id: UUID, done: Done) -> str:
     reported = _reported(session, dispatch_id)
     if reported is not None:
         return reported
+    _check_commits(done.base_sha, done.head_sha, done.wip_sha)
     bead, dispatch = attempts.admit(session, dispatch_id)
     _update(
         session, dispatch_id, base_sha=done.base_sha, head_sha=done.head_sha, wip_sha=done.wip_sha or dispatch.wip_sha
@@ -140,6 +144,12 @@ def finish(session: Session, dispatch_id: UUID, done: Done) -> str:
     code = FailureCode(done.code) if done.code in list(FailureCode) else FailureCode.AGENT_FAILED
     attempts.fail(session, bead, dispatch, code, done.message or str(code), done.exit_code)
     return DispatchStatus.FAILED
+
+
+def _check_commits(*shas: str | None) -> None:
+    for sha in shas:
+        if sha is not None and not COMMIT.fullmatch(sha):
+            raise UsageError(f"{sha[:100]!r} is no commit", hint="40 or 64 hexadecimal digits")
 
 
 def _succeed(session: Session, bead: Bead, dispatch: Dispatch, done: Done) -> str:

@@ -140,7 +140,6 @@ def hold(session: Session, town_id: int, bead_id: str, reason: str, *, actor: st
     record(session, town_id, "held", reason, actor=actor, bead_id=bead_id)
     live = attempts.stop_live(session, bead, StopCode.HELD, f"held by {actor}: {reason}")
     attempts.unhook(session, bead_id)  # so that one that was given up cannot come back and be adopted
-    attempts.unhook(session, bead_id)  # so that one that was given up, and is alive, is not adopted meanwhile
     return [] if live is None else [_stop(session, live)]
 
 
