@@ -64,7 +64,7 @@ class Follower:
             words += f": {in_short(what_of(row), 200)}" if what_of(row) else ""
         if words != self._said:
             self._said = words
-            self._end_line()
+            self._break_line()
             screen.note(f"-- {self._bead_id} {words}")
 
     def close(self) -> None:
@@ -113,10 +113,12 @@ class Follower:
     def _end_line(self) -> None:
         if self._stream is not None and self._form is Form.TEXT:
             self._write(self._stream.close())
-            if self._last not in ("", "\n"):
-                sys.stdout.write("\n")
-                sys.stdout.flush()
-        self._stream, self._last, self._current = None, "", None
+        self._break_line()
+        self._stream, self._current = None, None
+
+    def _break_line(self) -> None:
+        if self._last not in ("", "\n"):
+            self._write("\n")
 
     def _write(self, text: str) -> None:
         if text:
