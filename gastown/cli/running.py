@@ -6,7 +6,7 @@ import secrets
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from types import FrameType
 
 from sqlalchemy.orm import Session
@@ -219,7 +219,8 @@ def _ready_rig(order: Order, probe: Probe, own: Rig | None) -> str:
             if own is None:
                 added = adding.add(order.wanted, probe, progress=progress)
             else:
-                changed = adding.given_changes(own.name, order.wanted, progress=progress)
+                wanted = replace(order.wanted, agent=None)  # the agent is for the beads of this run
+                changed = adding.given_changes(own.name, wanted, progress=progress)
     except adding.RedBase as error:
         adding.show_red(error)
         raise

@@ -1,5 +1,6 @@
 """What a new bead needs to know: its rig, its agent, its text."""
 
+import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,9 +11,10 @@ from gastown.cli import agents
 from gastown.cli.words import one_line
 from gastown.commands import towns
 from gastown.commands.work import BODY_BYTES
-from gastown.errors import NotFound, UsageError
+from gastown.errors import GastownError, NotFound, UsageError
 from gastown.models import Rig
 from gastown.presets import Preset
+from gastown.presets.environment import capture
 from gastown.refinery.repository import local_path
 from gastown.settings import get_settings
 from gastown.store import rigs
@@ -44,8 +46,17 @@ def _holds(repository: str, directory: Path) -> bool:
 
 
 def pick_agent(rig: Rig, name: str | None) -> Preset:
-    """The preset for a bead of this rig, as `choose_agent` has it."""
-    return choose_agent(name or rig.agent, {str(key): str(value) for key, value in rig.environment.items()})
+    """The preset for a bead of this rig, as `choose_agent` has it. What was installed since `rig add` is pointed out."""
+    wanted = name or rig.agent
+    try:
+        return choose_agent(wanted, {str(key): str(value) for key, value in rig.environment.items()})
+    except UsageError as error:
+        try:
+            choose_agent(wanted, capture(os.environ))
+        except GastownError:
+            raise error from None
+        hint = f"gastown rig set {rig.name} --environment, which gives it the PATH of this shell"
+        raise UsageError(f"{error} of rig {rig.name}", hint=hint) from error
 
 
 def choose_agent(name: str | None, environment: Mapping[str, str]) -> Preset:
