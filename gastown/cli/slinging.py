@@ -46,7 +46,7 @@ def _holds(repository: str, directory: Path) -> bool:
 
 
 def pick_agent(rig: Rig, name: str | None) -> Preset:
-    """The preset for a bead of this rig, as `choose_agent` has it. What was installed since `rig add` is pointed out."""
+    """The preset for a bead of this rig, as `choose_agent` has it. Points out what came after `rig add`."""
     wanted = name or rig.agent
     try:
         return choose_agent(wanted, {str(key): str(value) for key, value in rig.environment.items()})
