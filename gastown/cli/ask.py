@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar
 
-import structlog
 from sqlalchemy import select
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
@@ -81,6 +80,8 @@ def publish_after(effects: "Iterable[Effect]" = ()) -> None:
 @contextmanager
 def _without_log_lines() -> Iterator[None]:
     """Log lines are for services; a command says what matters in its own words."""
+    import structlog  # a read needs none of it, and it takes its time
+
     before = structlog.get_config()
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     try:
