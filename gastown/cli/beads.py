@@ -6,11 +6,12 @@ from datetime import UTC, datetime
 from gastown.cli import screen
 from gastown.cli.screen import Cell
 from gastown.cli.words import at, block, count, in_short, one_line, size, span
-from gastown.states import LIVE, BeadStatus
+from gastown.states import LIVE, BeadStatus, Verdict
 from gastown.store.detail import BeadDetail, MergeRow
 from gastown.store.listing import AttemptRow, BeadRow, EventRow, NeighbourRow
 
 BODY_LINES = 12  # of a long body
+_OF_AN_ATTEMPT = (Verdict.DISPATCH, Verdict.AWAITING_START, Verdict.AWAITING_AGENT)
 OUTPUT_LINES = 30  # of a red gate's output
 
 
@@ -37,6 +38,8 @@ def what_of(row: BeadRow) -> str:
         return ""
     if row.live and row.says:
         return row.says
+    if row.verdict in _OF_AN_ATTEMPT and not row.live:  # said of the attempt that has ended since
+        return row.failure or ""
     return (row.held_reason if row.held_code or row.held_by_hand else None) or row.reason or ""
 
 

@@ -55,8 +55,11 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[Cell]], *, flexible: Seq
     made = Table(box=None, pad_edge=False, header_style="bold", show_edge=False, padding=(0, 2, 0, 0))
     cells = [[cell if isinstance(cell, Text) else Text(cell) for cell in row] for row in rows]
     for number, head in enumerate(heads):
+        gives_way = head in flexible  # Rich narrows only columns that may wrap, so the cells are told not to
         widest = max([len(head), *(row[number].cell_len for row in cells)])
-        made.add_column(head, no_wrap=True, overflow="ellipsis", min_width=8 if head in flexible else widest)
+        made.add_column(head, no_wrap=not gives_way, min_width=8 if gives_way else widest)
+        for row in cells:
+            row[number].no_wrap, row[number].overflow = True, "ellipsis"
     for row in cells:
         made.add_row(*row)
     return made

@@ -4,12 +4,14 @@ import fcntl
 import os
 import shutil
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from gastown import settings
+from gastown.agent import processes
 from gastown.demo import faults, repository
 from gastown.embedded import control, leftovers
 from gastown.errors import Refused, StackUnavailable, UsageError
@@ -20,6 +22,8 @@ APP = "gastown.demo.faulty_app"
 MARKER = ".demo"  # a folder without it was not made by a demo, and is left alone
 FOREIGN = ("GASTOWN_", "PG")  # the user's own town and databases have no part in this
 AGENT_GRACE_S = 5.0
+UNBORN_S = 3.0
+POLL_S = 0.05
 
 
 @dataclass(frozen=True)
@@ -44,9 +48,18 @@ class Place:
     def stop(self, settings: Settings) -> None:
         """End the stack and every agent of it; returns when nothing of it runs."""
         control.stop(settings)
+        self._stop_unborn(settings)
         runtime = ProcessRuntime(self.home)
         for name in runtime.list_names():
             runtime.stop(name, grace_s=AGENT_GRACE_S)
+
+    def _stop_unborn(self, settings: Settings) -> None:
+        """A stack whose start was interrupted may not have said yet that it is there."""
+        deadline = time.monotonic() + UNBORN_S
+        while time.monotonic() < deadline and processes.marked("GASTOWN_HOME", str(self.home)):
+            if control.stop(settings):
+                return
+            time.sleep(POLL_S)
 
 
 @contextmanager

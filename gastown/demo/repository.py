@@ -16,6 +16,8 @@ from gastown.errors import GitFailed, UsageError
 RIG = "textkit"
 BRANCH = "main"
 GATE = f"{shlex.quote(sys.executable)} -m unittest -q"
+WROTE = "wrote {path}"
+RESUMED = "attempt 1 left {path} here: going on from there"
 
 FILES = {
     "README": "textkit: small functions about texts. The demo of Gastown made it.\n",
@@ -57,7 +59,7 @@ class Chore:
     function: str
     code: str
     tests: str
-    pause_s: float = 1.0  # before each of its three steps
+    pause_s: float = 1.5  # before each of its three steps
 
     @property
     def path(self) -> str:
@@ -68,23 +70,26 @@ class Chore:
         """What its agent does. Whatever an earlier attempt left is found, and gone on from."""
         return dedent("""\
             if [ -f {path} ]; then
-                echo "attempt 1 left {path} here: going on from there"
+                echo "{resumed}"
             else
-                echo "reading the package"; ls textkit; sleep {pause}
+                echo "reading the package: $(ls textkit | wc -l) modules"; sleep {pause}
                 cat > {path} <<'EOF'
             {code}EOF
-                echo "wrote {path}"
+                echo "{wrote}"
             fi
             sleep {pause}
             cat > tests/test_{module}.py <<'EOF'
             {tests}EOF
-            echo "wrote tests/test_{module}.py; running all tests"
+            echo "wrote tests/test_{module}.py"
             {gate}
+            echo "all tests pass"
             sleep {pause}
             git add textkit tests
             git commit -q -m 'Add {function}()'
             echo "committed"
             """).format(
+            resumed=RESUMED.format(path=self.path),
+            wrote=WROTE.format(path=self.path),
             path=self.path,
             module=self.module,
             function=self.function,
@@ -177,7 +182,6 @@ LONGEST = Chore(
             def test_none(self):
                 self.assertEqual(longest(""), "")
         """),
-    pause_s=2.0,
 )
 TIME = Chore(
     title="Time the reading",
@@ -203,7 +207,7 @@ TIME = Chore(
             def test_minutes(self):
                 self.assertEqual(reading_time("word " * 480), 2)
         """),
-    pause_s=2.5,
+    pause_s=3.0,
 )
 SUMMARY = Chore(
     title="Summarise a text",
@@ -212,14 +216,13 @@ SUMMARY = Chore(
     code=dedent('''\
         """A text in one line."""
 
-        from textkit.sentences import sentences
+        from textkit.longest import longest
         from textkit.words import words
 
 
         def summary(text: str) -> str:
-            """The first sentence, and how much is left out."""
-            first = next(iter(sentences(text)), "")
-            return f"{first} (and {len(words(text)) - len(words(first))} more words)"
+            """How long a text is, and the word that stands out."""
+            return f"{len(words(text))} words, the longest is {longest(text)!r}"
         '''),
     tests=dedent("""\
         import unittest
@@ -228,10 +231,13 @@ SUMMARY = Chore(
 
 
         class SummaryTest(unittest.TestCase):
-            def test_rest_is_counted(self):
-                self.assertEqual(summary("It works. So do you!"), "It works. (and 3 more words)")
+            def test_words_and_longest(self):
+                self.assertEqual(summary("Nothing is lost."), "3 words, the longest is 'nothing'")
         """),
 )
+
+
+CHORES = (RANK, SENTENCES, LONGEST, SUMMARY, TIME)
 
 
 def make(folder: Path) -> None:
@@ -246,10 +252,9 @@ def make(folder: Path) -> None:
     git("commit", "-q", "-m", "Start with words()", cwd=folder)
 
 
-def merge_commits(folder: Path, bead_id: str) -> int:
-    """How many merge commits of the target say that they merge this bead."""
-    grep = f"--grep=^Gastown-Bead: {bead_id}$"
-    return len(git("log", "--merges", "--format=%H", grep, BRANCH, cwd=folder).split())
+def merge_commits(folder: Path, bead_id: str) -> list[str]:
+    """The merge commits of the target that say that they merge this bead."""
+    return git("log", "--merges", "--format=%H", f"--grep=^Gastown-Bead: {bead_id}$", BRANCH, cwd=folder).split()
 
 
 def graph(folder: Path) -> str:

@@ -3,7 +3,7 @@
 import os
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 
@@ -21,14 +21,15 @@ from gastown.errors import StackUnavailable
 from gastown.presets.environment import capture
 from gastown.settings import Settings
 from gastown.states import BeadStatus, DispatchStatus
-from gastown.store import listing
+from gastown.store import listing, output
 from gastown.store.explain import with_live_holds
 from gastown.store.listing import AttemptRow, BeadRow
 from gastown.tasks.base import poke
 
 GIVE_UP_S = 150.0  # for all beads; on two idle cores they take about 30 s
-STEP_S = 1.5  # between one request and the next, so that one can watch
+STEP_S = 1.2  # between one request and the next, so that one can watch
 SLOW_START_S = 45  # a start that is still being made when the worker is killed; its time limit is 60 s
+UNHARMED = (DispatchStatus.RUNNING, DispatchStatus.SUCCEEDED)
 SIGKILL = 9
 
 
@@ -50,7 +51,9 @@ class Fault:
     code: str = ""
     next_at: datetime | None = None  # when the next attempt was queued
     back_at: datetime | None = None  # when the killed worker was there again
+    resumed: bool = False  # the next attempt said that it found the work of the one that was killed
     bystanders: dict[str, int] = field(default_factory=dict)  # bead -> attempt at work while the worker was killed
+    unharmed: bool = True  # none of these attempts ended badly
 
     @property
     def recovery_s(self) -> float | None:
@@ -67,10 +70,11 @@ class Play:
         self.place, self.settings = place, settings
         self.town = in_transaction(lambda session: towns.ensure_town(session, settings.town))
         self.beads: list[str] = []
+        self.longest = ""  # the bead whose agent is killed: it has the most to tell
         self.rows: list[BeadRow] = []
         self.attempts: dict[str, list[AttemptRow]] = {}
-        self.faults: list[Fault] = []  # in the order in which they struck
-        self._ordered: list[Fault] = []
+        self.output: dict[str, str] = {}  # of each bead's last attempt
+        self.faults: list[Fault] = []
         self._worker = 0  # the pid of the one that was killed
         self._deadline = time.monotonic() + GIVE_UP_S
 
@@ -79,15 +83,17 @@ class Play:
         in_transaction(self._add_rig)
         self._sling(repository.RANK, Kind.RAISE)
         yield from self._pause()
-        sentences = self._sling(repository.SENTENCES, Kind.REFUSE)
-        summary = self._sling(repository.SUMMARY, Kind.KILL_WORKER, after=sentences)
+        self._sling(repository.SENTENCES, Kind.REFUSE)
         yield from self._pause()
-        longest = self._sling(repository.LONGEST, Kind.KILL_AGENT)
-        yield from self._until("an agent has begun to write", lambda: self._wrote(longest, repository.LONGEST))
+        self.longest = longest = self._sling(repository.LONGEST, Kind.KILL_AGENT)
+        summary = self._sling(repository.SUMMARY, Kind.KILL_WORKER, after=longest)
+        yield from self._until("an agent has begun to write", lambda: self._wrote(longest))
+        yield from self._pause()
         self._kill_agent(longest)
-        yield from self._until("a bead is merged", lambda: self._row(sentences).status != BeadStatus.IN_PROGRESS)
+        yield from self._until("the work of the killed agent is done", lambda: self._is_past_work(longest))
         self._sling(repository.TIME)
         yield from self._until("a start is being made while an agent works", lambda: self._in_a_start(summary))
+        yield from self._pause()
         self._kill_worker(summary)
         yield from self._until("every bead is over", lambda: all(row.terminal for row in self.rows))
 
@@ -119,14 +125,18 @@ class Play:
         poke()
         self.beads.append(bead_id)
         if fault is not None:
-            self._ordered.append(Fault(fault, bead_id))
+            self.faults.append(Fault(fault, bead_id))
         return bead_id
 
     # --- what is broken
 
-    def _wrote(self, bead_id: str, chore: Chore) -> bool:
-        """Whether its agent has written something that it has not committed."""
-        return (self.place.home / "work" / bead_id / "1" / chore.path).is_file()
+    def _wrote(self, bead_id: str) -> bool:
+        """Whether its agent has written something, which it commits only at its end."""
+        return repository.WROTE.format(path=repository.LONGEST.path) in self.output[bead_id]
+
+    def _is_past_work(self, bead_id: str) -> bool:
+        row = next(row for row in self.rows if row.id == bead_id)
+        return row.terminal or row.status == BeadStatus.IN_REVIEW
 
     def _kill_agent(self, bead_id: str) -> None:
         """The supervisor first, since it would report the end of its agent, then everything below it."""
@@ -160,14 +170,18 @@ class Play:
         }
 
     def _strike(self, kind: Kind) -> Fault:
-        fault = next(each for each in self._ordered if each.kind is kind)
+        fault = next(each for each in self.faults if each.kind is kind)
         fault.struck_at = datetime.now(UTC)
         return fault
 
     # --- looking
 
-    def _row(self, bead_id: str) -> BeadRow:
-        return next(row for row in self.rows if row.id == bead_id)
+    @property
+    def merges(self) -> dict[str, int]:
+        """How often the journal says of each bead that it was merged."""
+        with transaction() as session:
+            events = {each: listing.list_events(session, self.town, bead_id=each, limit=1000) for each in self.beads}
+        return {bead_id: sum(event.kind == "merged" for event in told) for bead_id, told in events.items()}
 
     def _pause(self) -> Iterator[None]:
         until = time.monotonic() + STEP_S
@@ -189,11 +203,16 @@ class Play:
     def _look(self) -> None:
         with transaction() as session:
             rows = listing.beads_by_id(session, self.town, self.beads)
-            self.rows = with_live_holds(session, self.town, rows)
             self.attempts = {bead_id: listing.list_attempts(session, bead_id) for bead_id in self.beads}
-        for fault in self._ordered:
+            self.output = {bead_id: _output_of(session, attempts) for bead_id, attempts in self.attempts.items()}
+            self.rows = [self._with_words(row) for row in with_live_holds(session, self.town, rows)]
+        for fault in self.faults:
             self._follow(fault)
-        self.faults = sorted((each for each in self._ordered if each.struck_at), key=lambda each: each.struck_at or 0)
+
+    def _with_words(self, row: BeadRow) -> BeadRow:
+        """What an agent printed last is what it says."""
+        lines = self.output[row.id].split("\n")
+        return replace(row, says=next((line for line in reversed(lines) if line.strip()), None))
 
     def _follow(self, fault: Fault) -> None:
         if fault.kind in (Kind.RAISE, Kind.REFUSE) and fault.struck_at is None:
@@ -203,6 +222,9 @@ class Play:
             fault.given_up_at, fault.code = attempts[0].ended_at, attempts[0].code or ""
         if len(attempts) > 1:
             fault.next_at = attempts[1].queued_at
+            fault.resumed = repository.RESUMED.format(path=repository.LONGEST.path) in self.output[fault.bead_id]
+        for bead_id, epoch in fault.bystanders.items():
+            fault.unharmed &= self.attempts[bead_id][epoch - 1].status in UNHARMED
         if fault.kind is Kind.KILL_WORKER and fault.struck_at and fault.back_at is None and self._worker_is_back():
             fault.back_at = datetime.now(UTC)
 
@@ -211,3 +233,10 @@ class Play:
             child.name == "worker" and child.state is ChildState.READY and child.pid not in (None, self._worker)
             for child in control.read_status(self.settings).children
         )
+
+
+def _output_of(session: Session, attempts: list[AttemptRow]) -> str:
+    """What the last attempt printed; these agents do not print much."""
+    if not attempts or not attempts[-1].log_bytes:
+        return ""
+    return b"".join(chunk.data for chunk in output.chunks_after(session, attempts[-1], -1)).decode(errors="replace")
