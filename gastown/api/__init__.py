@@ -6,7 +6,10 @@ from contextlib import asynccontextmanager
 
 import structlog
 from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from sqlalchemy.exc import DataError
+from starlette.exceptions import HTTPException
 
 from gastown import migrations
 from gastown.api.agents import router as agents
@@ -26,6 +29,11 @@ def create_app() -> FastAPI:
     app.include_router(health)
     app.add_exception_handler(Fenced, _fenced)
     app.add_exception_handler(GastownError, _problem)
+    app.add_exception_handler(HTTPException, _refused)
+    app.add_exception_handler(RequestValidationError, _unreadable)
+    app.add_exception_handler(DataError, _unstorable)
+    app.add_exception_handler(UnicodeEncodeError, _unstorable)
+    app.add_exception_handler(Exception, _fault)
     return app
 
 
@@ -64,6 +72,31 @@ async def _problem(_: Request, error: Exception) -> JSONResponse:
     elif isinstance(error, TemporaryError):
         status = 503
     return _answer(status, type(error).__name__, str(error), error.hint)
+
+
+async def _refused(_: Request, error: Exception) -> JSONResponse:
+    """No token, no such route, no such method, no JSON."""
+    assert isinstance(error, HTTPException)
+    answer = _answer(422 if error.status_code == 400 else error.status_code, "refused", str(error.detail))
+    answer.headers.update(error.headers or {})
+    return answer
+
+
+async def _unreadable(_: Request, error: Exception) -> JSONResponse:
+    """Says where and why, and never repeats what was sent: it may be a secret, or nothing that JSON can hold."""
+    assert isinstance(error, RequestValidationError)
+    found = [f"{'.'.join(str(part) for part in each['loc'])}: {each['msg']}" for each in error.errors()]
+    return _answer(422, "unreadable", "; ".join(found[:10]).encode(errors="replace").decode())
+
+
+async def _unstorable(_: Request, error: Exception) -> JSONResponse:
+    """A NUL character, half a character, a number that is too large: the database never takes it."""
+    reason = error.orig if isinstance(error, DataError) else error
+    return _answer(422, "unstorable", str(reason).splitlines()[0])
+
+
+async def _fault(_: Request, error: Exception) -> JSONResponse:
+    return _answer(500, "fault", "an error of Gastown's own; its log has the details")
 
 
 def _answer(status: int, title: str, detail: str, hint: str = "") -> JSONResponse:
