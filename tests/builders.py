@@ -91,7 +91,7 @@ def an_attempt(
     """
     done = status == DispatchStatus.SUCCEEDED
     rig = rig or (session.get_one(Rig, bead.rig_id) if bead else a_rig(session))
-    bead = bead or a_bead(session, rig, status=BeadStatus.IN_PROGRESS)
+    bead = session.get_one(Bead, bead.id) if bead else a_bead(session, rig, status=BeadStatus.IN_PROGRESS)
     bead.status = BeadStatus.IN_REVIEW if done else BeadStatus.IN_PROGRESS
     agent = session.scalar(select(Agent).where(Agent.bead_id == bead.id)) or an_agent(session, rig)
     agent.bead_id = None if done else bead.id
