@@ -2,7 +2,6 @@
 
 from typing import Any
 
-
 EVERYWHERE = "*"  # instead of a node's name
 
 

@@ -148,7 +148,8 @@ class Bead(Base):
             "created_at",
             postgresql_where=text("ready_at IS NOT NULL"),
         ),
-        Index("beads_unfinished", "town_id", "created_at", postgresql_where=text(f"NOT ({IS_TERMINAL})")),
+        Index("beads_unclosed", "town_id", "created_at", postgresql_where=text("status <> 'closed'")),
+        Index("beads_labels", "labels", postgresql_using="gin", postgresql_where=text("labels <> '{}'")),
         Index("beads_town_created", "town_id", "created_at"),
         {"postgresql_with": {"fillfactor": "80"}},
     )

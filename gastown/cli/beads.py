@@ -38,6 +38,8 @@ def what_of(row: BeadRow) -> str:
         return ""
     if row.live and row.says:
         return row.says
+    if row.merge_step:
+        return row.merge_step
     if row.verdict in _OF_AN_ATTEMPT and not row.live:  # said of the attempt that has ended since
         return row.failure or ""
     return (row.held_reason if row.held_code or row.held_by_hand else None) or row.reason or ""

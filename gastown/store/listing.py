@@ -35,6 +35,7 @@ class BeadRow:
     held_code: str | None  # why its merge waits
     held_reason: str | None
     held_by_hand: bool
+    merge_step: str | None  # what a merge that is under way does
     merged_sha: str | None
     failure: str | None
     created_at: datetime
@@ -206,6 +207,7 @@ def _select_beads() -> Select[*tuple[Any, ...]]:
             merge.held_code.label("held_code"),
             merge.held_reason.label("merge_held_reason"),
             merge.merged_sha.label("merged_sha"),
+            merge.step.label("merge_step"),
         )
         .join(Rig, Rig.id == Bead.rig_id)
         .outerjoin(attempt, true())
@@ -240,6 +242,7 @@ def _bead_row(row: Any) -> BeadRow:
         reason=bead.verdict_reason,
         held_code=row.held_code if merging else None,
         held_reason=bead.held_reason or (row.merge_held_reason if merging else None),
+        merge_step=row.merge_step if merging else None,
         merged_sha=row.merged_sha,
         held_by_hand=bead.held_at is not None,
         failure=bead.failure_message,

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.flows.town import Town, run_town
+from tests.flows.town import FAULTS, Town, run_town
 
 QUICK = {"backoff_s": [0, 0.5], "inspect_start_s": 1}  # backoffs that a test can wait for; the leases stay as they are
 
@@ -38,3 +38,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if Path(__file__).parent in item.path.parents:
             item.add_marker("flow")
             item.add_marker(pytest.mark.timeout(180))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if FAULTS:
+        terminalreporter.section("faults: time to the next attempt, attempts, agents at one time")
+        for fault, gap, attempts, most in FAULTS:
+            terminalreporter.write_line(f"{fault:55} {gap:>16} {attempts:3} {most:3}")

@@ -27,6 +27,7 @@ def test_late_start_is_adopted(town: Town) -> None:
     """S28: given up twice, it comes up while its bead waits out the backoff: it goes on, and nothing counts."""
     bead = town.sling("sleep 1; echo done > result.txt", fault={1: "raise", 2: "late 2"})
     town.merged(bead)
+    town.measure("start: late, in the backoff: adopted", bead, town.attempts(bead)[1].starting_at)
     first, second = town.attempts(bead)
     assert (first.status, second.status) == ("rolled_back", "succeeded")
     assert second.adopted_at is not None
@@ -37,6 +38,7 @@ def test_late_start_is_fenced(town: Town) -> None:
     """S08, S09: given up once, its successor is at work when it comes up: 409, and it stops itself."""
     bead = town.sling("echo $GASTOWN_EPOCH >> epochs.txt; sleep 4", fault={1: "late 1.5"})
     town.merged(bead)
+    town.measure("start: late, its successor at work: fenced", bead)
     first, second = town.attempts(bead)
     assert (first.status, second.status, first.adopted_at) == ("rolled_back", "succeeded", None)
     assert town.read("epochs.txt") == "2"

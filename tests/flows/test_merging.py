@@ -23,19 +23,24 @@ def retry(town: Town, bead: str, *, again: bool = False) -> None:
 
 def test_conflict_is_held_and_worked_on_again(town: Town) -> None:
     """S54: two beads change one line. The second is held; its agent, asked again, resolves it."""
-    first = town.sling("sleep 1; echo first > README")
-    second = town.sling(
-        "if git log --format=%s | grep -q second; then git fetch -q origin main; "
-        "git merge -q -X theirs FETCH_HEAD -m resolved; else sleep 1; echo second > README; git commit -qam second; fi"
+    meet = town.folder / f"{town.rig}-meet"
+    meet.mkdir()
+    # each waits until the other has its clone, so that both start from the same commit
+    both = f"touch {meet}/$GASTOWN_BEAD; until [ $(ls {meet} | wc -l) = 2 ]; do sleep 0.1; done"
+    again = "git fetch -q origin main; git merge -q -X theirs FETCH_HEAD -m resolved"
+    first, second = (
+        town.sling(
+            f"if [ $GASTOWN_EPOCH -gt 1 ]; then {again}; else {both}; echo {word} > README; git commit -qam {word}; fi"
+        )
+        for word in ("first", "second")
     )
     until("one of them is held", lambda: held(town, first, "conflict") or held(town, second, "conflict"))
     winner, loser = (second, first) if held(town, first, "conflict") else (first, second)
     town.merged(winner)
     assert "README" in town.request(loser).held_reason
-    if loser == second:
-        retry(town, loser, again=True)
-        town.merged(loser)
-        assert len(town.attempts(loser)) == 2
+    retry(town, loser, again=True)
+    town.merged(loser)
+    assert len(town.attempts(loser)) == 2
 
 
 def test_red_gate_is_held_with_its_output(town: Town) -> None:

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from datetime import UTC, datetime
 
 import psutil
 
@@ -22,10 +23,12 @@ def test_whole_stack_is_killed_while_an_agent_works(own_town: Town) -> None:
     """The agent outlives its stack, and hands its work in when the API is back: one attempt, nothing lost."""
     bead = own_town.sling(WORK)
     until("its agent works", lambda: begun(own_town, bead))
+    killed_at = datetime.now(UTC)
     own_town.kill_everything()
     assert own_town.agent_alive(bead) is not None
     own_town.start()
     own_town.merged(bead)
+    own_town.measure("whole stack is SIGKILLed while its agent works", bead, killed_at)
     assert [each.status for each in own_town.attempts(bead)] == ["succeeded"]
 
 
@@ -53,6 +56,7 @@ def test_redis_is_flushed_with_starts_queued(own_town: Town) -> None:
         connection.default_channel.client.flushall()
     worker.resume()
     own_town.merged(bead, *others)
+    own_town.measure("Redis is flushed with starts queued", others[-1])
     assert all(len(own_town.attempts(each)) == 1 for each in others)
 
 
@@ -60,6 +64,7 @@ def test_worker_is_killed_inside_a_start(own_town: Town) -> None:
     """S05: no hook is called anywhere; the worker that comes back asks after what its predecessor had claimed."""
     bead = own_town.sling("echo done > result.txt", fault={1: "kill_worker"})
     own_town.merged(bead)
+    own_town.measure("start: whole worker is SIGKILLed in it", bead)
     failed, worked = own_town.attempts(bead)
     assert (failed.status, worked.status) == ("rolled_back", "succeeded")
     assert (worked.queued_at - failed.starting_at).total_seconds() < 20

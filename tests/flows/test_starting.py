@@ -1,11 +1,16 @@
 """G1, G2: a start that fails in any way is retried at once, and two agents never work on one bead."""
 
-import time
-from datetime import timedelta
+import os
+import signal
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from tests.flows.town import Town, until
+from gastown.commands import towns, work
+from gastown.db import in_transaction
+from gastown.reconcile.actions import StartContainer
+from gastown.tasks.base import publish
+from tests.flows.town import Town, git, until
 
 WRITE = "echo done > result.txt"
 
@@ -23,6 +28,7 @@ def test_definite_failure_is_retried_on_the_next_tick(town: Town, fault: str, co
     """S01, S02."""
     bead = town.sling(WRITE, fault={1: fault})
     town.merged(bead)
+    town.measure(f"start: {fault}", bead)
     failed, worked = town.attempts(bead)
     assert (failed.status, failed.code, failed.started_at) == ("rolled_back", code, None)
     assert worked.status == "succeeded"
@@ -35,6 +41,7 @@ def test_failure_that_had_started_goes_on(town: Town, fault: str) -> None:
     """S04, S25: the original attempt does the work, and no second one is started."""
     bead = town.sling(f"sleep 1; {WRITE}", fault={1: fault})
     town.merged(bead)
+    town.measure(f"start: {fault}, and it had started", bead)
     (only,) = town.attempts(bead)
     assert only.status == "succeeded"
 
@@ -43,6 +50,7 @@ def test_no_answer_and_nothing_started(town: Town) -> None:
     """S03: settled by inspection in seconds, not by a lease."""
     bead = town.sling(WRITE, fault={1: "no_answer"})
     town.merged(bead)
+    town.measure("start: no answer, and nothing started", bead)
     failed, worked = town.attempts(bead)
     assert (failed.status, worked.status) == ("rolled_back", "succeeded")
     assert worked.queued_at - failed.starting_at < timedelta(seconds=5)
@@ -52,6 +60,7 @@ def test_killed_child_is_retried(town: Town) -> None:
     """S05: Celery calls no on_failure for it; the parent's signal has the node inspected."""
     bead = town.sling(WRITE, fault={1: "kill_child"})
     town.merged(bead)
+    town.measure("start: worker child is SIGKILLed in it", bead)
     failed, worked = town.attempts(bead)
     assert (failed.status, worked.status) == ("rolled_back", "succeeded")
     assert worked.queued_at - failed.starting_at < timedelta(seconds=15)
@@ -61,19 +70,18 @@ def test_slow_start_is_left_alone(town: Town) -> None:
     """A start that is still being made is not absent: it is waited for."""
     bead = town.sling(WRITE, fault={1: "slow 4"})
     town.merged(bead)
+    town.measure("start: slow, 4 s", bead)
     assert [each.status for each in town.attempts(bead)] == ["succeeded"]
 
 
 def test_messages_doubled(town: Town) -> None:
     """S06, S07: each start message is delivered again and again, and each epoch runs once."""
-    from gastown.reconcile.actions import StartContainer
-    from gastown.tasks.base import publish
-
     bead = town.sling(f"sleep 1; echo x >> count.txt; {WRITE}")
     attempt = until("it is dispatched", lambda: town.attempts(bead))[0]
     for _ in range(5):
         publish(StartContainer(dispatch_id=str(attempt.id), node=town.settings.node))
     town.merged(bead)
+    town.measure("start: its message is delivered six times", bead)
     assert len(town.attempts(bead)) == 1
     assert town.read("count.txt") == "x"
 
@@ -97,27 +105,21 @@ def test_killed_agent_leaves_its_work(town: Town) -> None:
 
 def test_killed_supervisor_leaves_its_work(town: Town) -> None:
     """The supervisor and its agent are killed outright: seen by inspection, and its worktree is salvaged."""
-    import os
-    import signal
-
     bead = town.sling("if test -f half.txt; then echo rest >> half.txt; else echo half > half.txt; sleep 60; fi")
     first = until("it runs", lambda: [each for each in town.attempts(bead) if each.status == "running"])[0]
     until("its agent works", lambda: (town.settings.home / "work" / bead / "1" / "half.txt").exists())
     os.kill(first.pid, signal.SIGKILL)
-    killed_at = time.time()
+    killed_at = datetime.now(UTC)
     town.merged(bead)
+    town.measure("agent's supervisor is SIGKILLed", bead, killed_at)
     lost, worked = town.attempts(bead)
     assert (lost.status, lost.code, worked.status) == ("lost", "vanished", "succeeded")
-    assert worked.queued_at.timestamp() - killed_at < 20
+    assert worked.queued_at - killed_at < timedelta(seconds=20)
     assert town.read("half.txt") == "half\nrest"
 
 
 def test_canceled_agent_is_stopped(town: Town) -> None:
     """S21: within seconds; nothing that it does later has an effect, and its work is kept."""
-    from gastown.commands import towns, work
-    from gastown.db import in_transaction
-    from gastown.tasks.base import publish
-
     bead = town.sling("echo kept > kept.txt; sleep 60; echo late > late.txt")
     until("its agent works", lambda: (town.settings.home / "work" / bead / "1" / "kept.txt").exists())
     for effect in in_transaction(lambda session: work.cancel(session, towns.ensure_town(session, "default"), bead)):
@@ -125,7 +127,6 @@ def test_canceled_agent_is_stopped(town: Town) -> None:
     until("its agent is gone", lambda: town.agent_alive(bead) is None, 15)
     assert town.bead(bead).resolution == "canceled"
     mirror = town.settings.home / "mirrors" / f"{town.rig_row().id}.git"
-    from tests.flows.town import git
 
     def kept() -> bool:
         refs = git("for-each-ref", "--format=%(refname)", f"refs/gastown/wip/{bead}", cwd=mirror)

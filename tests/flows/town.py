@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -32,6 +33,7 @@ from gastown.states import TERMINAL
 from gastown.tasks.base import poke
 
 T = TypeVar("T")
+FAULTS: list[tuple[str, str, int, int]] = []  # fault, time to the next attempt queued, attempts, agents at one time
 GIVE_UP_S = 60.0
 
 
@@ -232,6 +234,17 @@ class Town:
             assert self.bead(each).resolution == "merged", self.tell(each)
             assert self.merge_commits(each) == 1, git("log", "--graph", "--oneline", "main", cwd=self.repository)
             assert self.watch.most.get(each, 0) <= 1
+
+    def measure(self, fault: str, bead_id: str, struck_at: datetime | None = None) -> None:
+        """For the table at the end of a test run: from the fault to the next attempt, and how many agents overlapped.
+
+        The fault struck when the first attempt's start was claimed, unless the test knows better.
+        """
+        attempts = self.attempts(bead_id)
+        struck_at = struck_at or attempts[0].starting_at
+        after = [each.queued_at for each in attempts if each.queued_at > struck_at]
+        gap = f"{(after[0] - struck_at).total_seconds():.2f} s" if after else "none was needed"
+        FAULTS.append((fault, gap, len(attempts), self.watch.most.get(bead_id, 0)))
 
     def merge_commits(self, bead_id: str) -> int:
         found = git("log", "--merges", "--format=%H", f"--grep=^Gastown-Bead: {bead_id}$", "main", cwd=self.repository)

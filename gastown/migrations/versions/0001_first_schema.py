@@ -162,6 +162,14 @@ def upgrade() -> None:
         "beads_due", "beads", ["town_id", "wake_at"], unique=False, postgresql_where=sa.text("wake_at IS NOT NULL")
     )
     op.create_index(
+        "beads_labels",
+        "beads",
+        ["labels"],
+        unique=False,
+        postgresql_using="gin",
+        postgresql_where=sa.text("labels <> '{}'"),
+    )
+    op.create_index(
         "beads_ready",
         "beads",
         ["town_id", "rig_id", sa.literal_column("(forced_at IS NULL)"), "priority", "created_at"],
@@ -170,11 +178,11 @@ def upgrade() -> None:
     )
     op.create_index("beads_town_created", "beads", ["town_id", "created_at"], unique=False)
     op.create_index(
-        "beads_unfinished",
+        "beads_unclosed",
         "beads",
         ["town_id", "created_at"],
         unique=False,
-        postgresql_where=sa.text("NOT (status IN ('closed', 'failed'))"),
+        postgresql_where=sa.text("status <> 'closed'"),
     )
     op.create_table(
         "agents",
