@@ -32,7 +32,9 @@ LOOK_S = 0.15
 
 def play(*, keep: bool | None, plain: bool) -> int:
     """The exit code: 0 when every bead is merged exactly once, 1 when not, 130 after Ctrl-C."""
-    stays = sys.stdout.isatty() if keep is None else keep
+    watched = sys.stdout.isatty()
+    stays = watched if keep is None else keep
+    live = watched and not plain and not screen.console().is_dumb_terminal
     began = time.monotonic()
     with place.claimed(settings.home()) as where:
         place.enter(where)
@@ -43,7 +45,7 @@ def play(*, keep: bool | None, plain: bool) -> int:
             with signals_interrupt():
                 _announce(where)
                 stack = place.make_anew(where)
-                outcome, bead_id = _play(where, stack, began, live=sys.stdout.isatty() and not plain)
+                outcome, bead_id = _play(where, stack, began, live=live)
         except KeyboardInterrupt:
             screen.note("interrupted")
         finally:
@@ -82,7 +84,8 @@ def _play(where: Place, stack: Settings, began: float, *, live: bool) -> tuple[i
         _say_what_is_wrong(where, wrong)
     else:
         _conclude(show, up - began, took - up)
-    return 1 if wrong else 0, show.longest
+    unmerged = (row.id for row in show.rows if row.resolution != Resolution.MERGED)
+    return 1 if wrong else 0, next(unmerged, show.longest)
 
 
 def _perform(show: "Play", look: Callable[[], None]) -> None:

@@ -113,9 +113,9 @@ def make_anew(place: Place) -> Settings:
         _configure(home)
         place.orders.mkdir()
         place.repository.mkdir()
+        repository.make(place.repository)
     except OSError as error:
         raise _unwritable(home, error) from error
-    repository.make(place.repository)
     return settings.get_settings()
 
 

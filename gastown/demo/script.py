@@ -17,7 +17,6 @@ from gastown.demo.place import Place
 from gastown.demo.repository import Chore
 from gastown.embedded import control
 from gastown.embedded.status import ChildState
-from gastown.errors import StackUnavailable
 from gastown.presets.environment import capture
 from gastown.settings import Settings
 from gastown.states import BeadStatus, DispatchStatus
@@ -63,6 +62,10 @@ class Fault:
         return (self.next_at - self.struck_at).total_seconds()
 
 
+class _StuckError(Exception):
+    pass
+
+
 class Play:
     """Each step of `perform` is one look at the beads; between two of them the caller may show what is to be seen."""
 
@@ -75,11 +78,18 @@ class Play:
         self.attempts: dict[str, list[AttemptRow]] = {}
         self.output: dict[str, str] = {}  # of each bead's last attempt
         self.faults: list[Fault] = []
+        self.stuck = ""  # what it waited for in vain
         self._worker = 0  # the pid of the one that was killed
         self._deadline = time.monotonic() + GIVE_UP_S
 
     def perform(self) -> Iterator[None]:
-        """Raises StackUnavailable when it does not come to its end."""
+        """To its end, or until it does not go on: then `stuck` says what it waited for."""
+        try:
+            yield from self._acts()
+        except _StuckError as error:
+            self.stuck = str(error)
+
+    def _acts(self) -> Iterator[None]:
         in_transaction(self._add_rig)
         self._sling(repository.RANK, Kind.RAISE)
         yield from self._pause()
@@ -193,10 +203,7 @@ class Play:
         self._look()
         while not happened():
             if time.monotonic() > self._deadline:
-                raise StackUnavailable(
-                    f"the demo is stuck: it waited for this, and {GIVE_UP_S:.0f} s were not enough: {what}",
-                    hint=f"is the machine very busy? The logs are in {self.place.home / 'log'}",
-                )
+                raise _StuckError(f"{GIVE_UP_S:.0f} s were not enough; it still waited for this: {what}")
             yield
             self._look()
 

@@ -2,7 +2,7 @@
 
 from gastown.demo import repository
 from gastown.demo.script import Fault, Kind, Play
-from gastown.states import Resolution
+from gastown.states import BeadStatus, Resolution
 from gastown.store.listing import BeadRow
 
 NAMES = {
@@ -48,7 +48,9 @@ def seconds(duration_s: float) -> str:
 
 def problems(play: Play) -> list[str]:
     """Whatever is not as it ought to be: beads by git and by rows, faults by what followed. Empty is good."""
-    found = [each for row in play.rows for each in _problems_of(play, row)]
+    found = [play.stuck] if play.stuck else []
+    merges = play.merges
+    found += [each for row in play.rows for each in _problems_of(play, row, merges[row.id])]
     for fault in play.faults:
         if fault.struck_at is None:
             found.append(f"this fault did not strike: {NAMES[fault.kind]}")
@@ -61,16 +63,17 @@ def problems(play: Play) -> list[str]:
     return found
 
 
-def _problems_of(play: Play, row: BeadRow) -> list[str]:
+def _problems_of(play: Play, row: BeadRow, merges: int) -> list[str]:
     if row.resolution != Resolution.MERGED:
         ended = row.resolution or row.status
-        return [f"{row.id} is {ended.replace('_', ' ')}, not merged: {row.failure or row.reason or 'no reason'}"]
+        reason = (row.failure if row.status == BeadStatus.FAILED else row.reason) or "nobody knows why"
+        return [f"{row.id} is {ended.replace('_', ' ')}, not merged: {reason}"]
     found = []
     commits = repository.merge_commits(play.place.repository, row.id)
     if len(commits) != 1:
         found.append(f"{row.id} is merged by {len(commits)} commits: {', '.join(commits) or 'none'}")
     elif commits[0] != row.merged_sha:
         found.append(f"{row.id} is merged as {commits[0]} in git, and as {row.merged_sha} in the database")
-    if play.merges[row.id] != 1:
-        found.append(f"the journal has {play.merges[row.id]} merges of {row.id}")
+    if merges != 1:
+        found.append(f"the journal has {merges} merges of {row.id}")
     return found
