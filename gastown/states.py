@@ -117,12 +117,13 @@ MACHINES: dict[str, tuple[Move, ...]] = {
     "dispatch": DISPATCH_MOVES,
     "merge_request": MERGE_MOVES,
 }
-_LEGAL = {(move.source, move.target) for moves in MACHINES.values() for move in moves}
+# states of two machines may have the same name, and are equal then
+_LEGAL = {(type(move.source), move.source, move.target) for moves in MACHINES.values() for move in moves}
 
 
 def is_legal(source: StrEnum, target: StrEnum) -> bool:
     """Whether the tables draw this move. Staying in a state is no move."""
-    return (source, target) in _LEGAL
+    return type(source) is type(target) and (type(source), source, target) in _LEGAL
 
 
 class FailureClass(StrEnum):
