@@ -27,7 +27,7 @@ from gastown.reconcile.actions import (
 from gastown.reconcile.decision import Decision
 from gastown.reconcile.views import BeadView
 from gastown.states import StopCode
-from gastown.store import attempts, beads, decisions, merges
+from gastown.store import agents, attempts, beads, decisions, merges
 from gastown.store.moves import MoveLost, set_bead, wake
 
 log = structlog.get_logger()
@@ -73,7 +73,7 @@ def _carry_out(session: Session, bead: Bead, view: BeadView, action: Action) -> 
             return []
         case CleanUp():
             attempts.stop_live(session, bead, StopCode.CANCELED, f"{bead.id} is {bead.status}")
-            attempts.unhook(session, bead.id)
+            agents.unhook(session, bead.id)
             return []
         case ReclaimMerge(merge_id=merge_id):
             _must(merges.reclaim(session, merge_id))

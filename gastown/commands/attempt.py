@@ -18,7 +18,7 @@ from gastown.models import Agent, ApiToken, Bead, Dispatch, Rig
 from gastown.models import LogChunk as LogChunkRow
 from gastown.presets import load_preset
 from gastown.states import AgentStatus, BeadStatus, DispatchStatus, FailureCode, Resolution, StopCode
-from gastown.store import attempts, beads, merges
+from gastown.store import agents, attempts, beads, merges
 from gastown.store.moves import lock_bead, move, record, set_bead
 from gastown.store.policies import policy_of
 
@@ -169,7 +169,7 @@ def _succeed(session: Session, bead: Bead, dispatch: Dispatch, done: Done) -> st
         message = f"attempt {dispatch.epoch} is done: {done.head_sha[:12]}"
         record(session, bead.town_id, "done", message, actor=agent.name, bead_id=bead.id, dispatch_id=dispatch.id)
     move(session, Agent, agent.id, AgentStatus.WORKING, AgentStatus.IDLE, idle_since=gastown_now())
-    attempts.unhook(session, bead.id)
+    agents.unhook(session, bead.id)
     return DispatchStatus.SUCCEEDED
 
 

@@ -10,7 +10,7 @@ from gastown.errors import Refused, UsageError
 from gastown.models import Bead, Dispatch, MergeRequest, Node, Rig
 from gastown.reconcile.actions import StopContainer
 from gastown.states import LIVE, PRIORITIES, TERMINAL, BeadStatus, MergeStatus, Resolution, StopCode
-from gastown.store import attempts, beads, merges
+from gastown.store import agents, attempts, beads, merges
 from gastown.store.moves import record, set_bead, wake
 
 TITLE_CHARACTERS = 500
@@ -78,7 +78,7 @@ def cancel(session: Session, town_id: int, bead_id: str, *, actor: str = "user")
     _refuse_pushing(session, bead_id)
     beads.close_bead(session, bead, Resolution.CANCELED, actor, "canceled")
     live = attempts.stop_live(session, bead, StopCode.CANCELED, f"canceled by {actor}")
-    attempts.unhook(session, bead_id)
+    agents.unhook(session, bead_id)
     merges.close_request(session, bead)
     return [] if live is None else [_stop(session, live)]
 
@@ -139,7 +139,7 @@ def hold(session: Session, town_id: int, bead_id: str, reason: str, *, actor: st
     set_bead(session, bead_id, held_at=gastown_now(), held_reason=reason, wake_at=gastown_now(), ready_at=None)
     record(session, town_id, "held", reason, actor=actor, bead_id=bead_id)
     live = attempts.stop_live(session, bead, StopCode.HELD, f"held by {actor}: {reason}")
-    attempts.unhook(session, bead_id)  # so that one that was given up cannot come back and be adopted
+    agents.unhook(session, bead_id)  # so that one that was given up cannot come back and be adopted
     return [] if live is None else [_stop(session, live)]
 
 

@@ -26,43 +26,17 @@ from gastown.states import (
     FailureCode,
     StopCode,
 )
+from gastown.store import agents
 from gastown.store.moves import MoveLost, lock_bead, move, record, set_bead, wake
 from gastown.store.policies import policy_of
 
 FAILED = (DispatchStatus.FAILED, DispatchStatus.ROLLED_BACK, DispatchStatus.LOST)
 MESSAGE_CHARACTERS = 4000  # of a failure, kept on rows; the log has the rest
-AGENT_NAMES = [
-    "ace",
-    "birch",
-    "cedar",
-    "dusty",
-    "ember",
-    "flint",
-    "gale",
-    "hazel",
-    "iris",
-    "jasper",
-    "kite",
-    "lark",
-    "moss",
-    "nova",
-    "onyx",
-    "pike",
-    "quill",
-    "rowan",
-    "sage",
-    "thorn",
-    "umber",
-    "vale",
-    "wren",
-    "yarrow",
-    "zephyr",
-]
 
 
 def create_dispatch(session: Session, bead: Bead, node_id: int) -> Dispatch:
     """A new epoch on a bead whose row is locked. Raises MoveLost when somebody was first."""
-    agent = _hooked_agent(session, bead.id) or _free_agent(session, bead)
+    agent = agents.hooked_to(session, bead.id) or agents.free_for(session, bead)
     if not move(session, Agent, agent.id, AgentStatus.IDLE, AgentStatus.WORKING, bead_id=bead.id, idle_since=None):
         raise MoveLost(f"agent {agent.name}")
     if bead.status == BeadStatus.OPEN and not move(
@@ -91,38 +65,6 @@ def create_dispatch(session: Session, bead: Bead, node_id: int) -> Dispatch:
     message = f"attempt {epoch} by {agent.name}"
     record(session, bead.town_id, "dispatched", message, actor="reconciler", bead_id=bead.id, dispatch_id=dispatch.id)
     return dispatch
-
-
-def _hooked_agent(session: Session, bead_id: str) -> Agent | None:
-    return session.scalar(select(Agent).where(Agent.bead_id == bead_id).with_for_update())
-
-
-def _free_agent(session: Session, bead: Bead) -> Agent:
-    """An idle agent of the rig, or a new one. Names are short, because people read them all day."""
-    idle = (
-        select(Agent)
-        .where(Agent.rig_id == bead.rig_id, Agent.status == AgentStatus.IDLE, Agent.bead_id.is_(None))
-        .order_by(Agent.id)
-        .limit(1)
-        .with_for_update(skip_locked=True)
-    )
-    agent = session.scalar(idle)
-    if agent is not None:
-        return agent
-    taken = set(
-        session.scalars(select(Agent.name).where(Agent.town_id == bead.town_id, Agent.status != AgentStatus.RETIRED))
-    )
-    number = 0
-    while True:  # ends: there are infinitely many names
-        suffix = "" if number == 0 else f"-{number + 1}"
-        name = next((each + suffix for each in AGENT_NAMES if each + suffix not in taken), None)
-        if name is not None:
-            break
-        number += 1
-    agent = Agent(town_id=bead.town_id, rig_id=bead.rig_id, name=name)
-    session.add(agent)
-    session.flush()
-    return agent
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -379,16 +321,6 @@ def stop_live(session: Session, bead: Bead, code: StopCode, message: str) -> Dis
 def stop_dispatch(session: Session, dispatch: Dispatch, code: StopCode, message: str) -> bool:
     values = {"ended_at": gastown_now(), "code": code, "message": message}
     return move(session, Dispatch, dispatch.id, LIVE, DispatchStatus.STOPPED, **values)
-
-
-def unhook(session: Session, bead_id: str) -> None:
-    """Whatever agent holds the bead lets it go and is idle."""
-    agent = _hooked_agent(session, bead_id)
-    if agent is not None:
-        move(session, Agent, agent.id, AgentStatus.WORKING, AgentStatus.IDLE, idle_since=gastown_now())
-        session.execute(
-            update(Agent).where(Agent.id == agent.id).values(bead_id=None).execution_options(synchronize_session=False)
-        )
 
 
 def note_seen(

@@ -12,7 +12,7 @@ from gastown.db import gastown_now
 from gastown.errors import NotFound, Refused
 from gastown.models import Bead, BeadDependency, Dispatch
 from gastown.states import BeadStatus, Resolution
-from gastown.store import attempts
+from gastown.store import agents
 from gastown.store.moves import lock_bead, lock_beads, move, record, wake
 
 ID_LETTERS = "23456789abcdefghjkmnpqrstuvwxyz"  # none that look alike
@@ -71,7 +71,7 @@ def fail_bead(session: Session, bead: Bead, code: str, message: str) -> bool:
     values = {"closed_at": gastown_now(), "failure_code": code, "failure_message": message, "ready_at": None}
     if not move(session, Bead, bead.id, sources, BeadStatus.FAILED, **values):
         return False
-    attempts.unhook(session, bead.id)
+    agents.unhook(session, bead.id)
     wake_dependants(session, bead.id)
     record(session, bead.town_id, "failed", message, actor="reconciler", bead_id=bead.id, code=code)
     record(session, bead.town_id, "escalation", f"{bead.id} failed: {message}", actor="reconciler", bead_id=bead.id)

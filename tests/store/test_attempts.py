@@ -24,7 +24,7 @@ from gastown.states import (
     FailureClass,
     FailureCode,
 )
-from gastown.store import attempts
+from gastown.store import agents, attempts
 from gastown.store.attempts import Fenced
 from gastown.store.moves import lock_bead, move, set_bead
 from tests.builders import HEAD, a_bead, a_node, a_rig, agent_of, an_agent, an_attempt, attempts_on, bead_of, now
@@ -276,7 +276,7 @@ def replaced(session: Session, status: DispatchStatus, by: DispatchStatus = STAR
 def unhooked(session: Session, status: DispatchStatus) -> Dispatch:
     dispatch = an_attempt(session, status)
     session.flush()
-    attempts.unhook(session, dispatch.bead_id)
+    agents.unhook(session, dispatch.bead_id)
     return dispatch
 
 
@@ -367,7 +367,7 @@ def test_create_dispatch_takes_an_idle_agent_of_the_rig_or_makes_one(clock: Cloc
 
 def test_agent_names_never_run_out(clock: Clock) -> None:
     with transaction() as session:
-        beads = [a_bead(session).id for _ in range(len(attempts.AGENT_NAMES) + 1)]
+        beads = [a_bead(session).id for _ in range(len(agents.AGENT_NAMES) + 1)]
     names = [agent_of(committed(lambda session, each=each: create(session, each))).name for each in beads]  # type: ignore[misc]
     assert len(set(names)) == len(names)
     assert names[-1] == "ace-2"
