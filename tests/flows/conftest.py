@@ -7,7 +7,8 @@ import pytest
 
 from tests.flows.town import FAULTS, Town, run_town
 
-QUICK = {"backoff_s": [0, 0.5], "inspect_start_s": 1}  # backoffs that a test can wait for; the leases stay as they are
+# backoffs and a merge lease that a test can wait for; the leases of attempts stay as they are
+QUICK = {"backoff_s": [0, 0.5], "inspect_start_s": 1, "merge_lease_s": 15}
 
 
 @pytest.fixture(scope="module")

@@ -27,7 +27,7 @@ def test_conflict_is_held_and_worked_on_again(town: Town) -> None:
     meet.mkdir()
     # each waits until the other has its clone, so that both start from the same commit
     both = f"touch {meet}/$GASTOWN_BEAD; until [ $(ls {meet} | wc -l) = 2 ]; do sleep 0.1; done"
-    again = "git fetch -q origin main; git merge -q -X theirs FETCH_HEAD -m resolved"
+    again = "git fetch -q origin main; git merge -q -X ours FETCH_HEAD -m resolved"
     first, second = (
         town.sling(
             f"if [ $GASTOWN_EPOCH -gt 1 ]; then {again}; else {both}; echo {word} > README; git commit -qam {word}; fi"

@@ -62,7 +62,7 @@ def test_redis_is_flushed_with_starts_queued(own_town: Town) -> None:
 
 def test_worker_is_killed_inside_a_start(own_town: Town) -> None:
     """S05: no hook is called anywhere; the worker that comes back asks after what its predecessor had claimed."""
-    bead = own_town.sling("echo done > result.txt", fault={1: "kill_worker"})
+    bead = own_town.sling("sleep 0.3; echo done > result.txt", fault={1: "kill_worker"})
     own_town.merged(bead)
     own_town.measure("start: whole worker is SIGKILLed in it", bead)
     failed, worked = own_town.attempts(bead)

@@ -12,7 +12,7 @@ from gastown.reconcile.actions import StartContainer
 from gastown.tasks.base import publish
 from tests.flows.town import Town, git, until
 
-WRITE = "echo done > result.txt"
+WRITE = "sleep 0.3; echo done > result.txt"
 
 
 def test_bead_is_merged(town: Town) -> None:
