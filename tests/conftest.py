@@ -97,9 +97,35 @@ def migrated_template(postgres_url: str) -> str:
     return "gastown_template"
 
 
+class TestEngine:
+    """One engine for all tests of the session, because each has to compile every statement anew (100 ms a test)."""
+
+    __test__ = False
+
+    def __init__(self, url: str) -> None:
+        from gastown import db
+
+        self.database = ""
+        self.engine = db.make_engine(url, pool_size=5, max_overflow=20)
+        event.listen(self.engine, "do_connect", self._connect)
+
+    def _connect(self, dialect: object, record: object, arguments: object, options: dict[str, object]) -> None:
+        options["dbname"] = self.database
+
+
+@pytest.fixture(scope="session")
+def test_engine(postgres_url: str) -> TestEngine:
+    return TestEngine(postgres_url)
+
+
 @pytest.fixture
 def database(
-    own_home: Path, postgres_url: str, redis_url: str, migrated_template: str, monkeypatch: pytest.MonkeyPatch
+    own_home: Path,
+    postgres_url: str,
+    redis_url: str,
+    migrated_template: str,
+    test_engine: TestEngine,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[str]:
     """A migrated Postgres of this test alone, and an empty Redis, both in force for all of gastown; its URL.
 
@@ -112,6 +138,11 @@ def database(
     monkeypatch.setenv("GASTOWN_DATABASE_URL", url_of(postgres_url, name))
     monkeypatch.setenv("GASTOWN_BROKER_URL", redis_url)
     settings.get_settings.cache_clear()
+    ours, make_engine = settings.get_settings().database, db.make_engine
+    test_engine.database = name
+    monkeypatch.setattr(
+        db, "make_engine", lambda url, **more: test_engine.engine if url == ours else make_engine(url, **more)
+    )
     db._engine_of.cache_clear()
     use_broker(redis_url, monkeypatch)
     try:
@@ -135,7 +166,7 @@ class Clock:
 
 
 @pytest.fixture
-def clock(database: str) -> Clock:
+def clock(database: str) -> Iterator[Clock]:
     """It is noon in the database, in every transaction that this process begins from now on (L11: the one clock)."""
     from gastown import db
     from tests.views import NOON
@@ -146,7 +177,8 @@ def clock(database: str) -> Clock:
         connection.exec_driver_sql("SELECT set_config('gastown.now', %s, true)", (clock.now.isoformat(),))
 
     event.listen(db.engine(), "begin", set_time)
-    return clock
+    yield clock
+    event.remove(db.engine(), "begin", set_time)
 
 
 def use_broker(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
