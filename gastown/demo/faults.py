@@ -43,8 +43,7 @@ class FaultyRuntime:
             case "no_answer":
                 raise RuntimeUnavailable("scripted: no answer, and nothing started")
             case "slow":
-                time.sleep(float(seconds))
-                return self.real.start(spec)
+                return self.real.start(spec) if self._sleep(spec, float(seconds)) else None
             case "late":
                 threading.Timer(float(seconds), self.real.start, [spec]).start()
                 raise RuntimeUnavailable("scripted: no answer, and it starts later")
@@ -57,13 +56,20 @@ class FaultyRuntime:
 
     def _take(self, spec: RunSpec) -> str:
         order = self.folder / f"{spec.bead_id}.{spec.epoch}"
-        taken = self.folder / f"{order.name}{TAKEN}"
+        taken = _taken(self.folder, spec.bead_id, spec.epoch)
         try:
             order.rename(taken)
         except FileNotFoundError:
             return ""
         taken.touch()
         return taken.read_text().strip()
+
+    def _sleep(self, spec: RunSpec, seconds: float) -> bool:
+        """False: the fault was called off meanwhile."""
+        taken, deadline = _taken(self.folder, spec.bead_id, spec.epoch), time.monotonic() + seconds
+        while taken.exists() and time.monotonic() < deadline:
+            time.sleep(min(0.1, seconds))
+        return taken.exists()
 
     def inspect(self, name: str) -> Status:
         return self.real.inspect(name)
@@ -86,7 +92,17 @@ def order(folder: Path, bead_id: str, epoch: int, fault: str) -> None:
 def struck_at(folder: Path, bead_id: str, epoch: int) -> datetime | None:
     """When the fault of this start struck. None: it has not yet."""
     try:
-        seconds = (folder / f"{bead_id}.{epoch}{TAKEN}").stat().st_mtime
+        seconds = _taken(folder, bead_id, epoch).stat().st_mtime
     except FileNotFoundError:
         return None
     return datetime.fromtimestamp(seconds, UTC)
+
+
+def call_off(folder: Path) -> None:
+    """No more faults, and a start that is slow ends at once."""
+    for order in folder.glob("*"):
+        order.unlink(missing_ok=True)
+
+
+def _taken(folder: Path, bead_id: str, epoch: int) -> Path:
+    return folder / f"{bead_id}.{epoch}{TAKEN}"

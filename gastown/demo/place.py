@@ -47,6 +47,7 @@ class Place:
 
     def stop(self, settings: Settings) -> None:
         """End the stack and every agent of it; returns when nothing of it runs."""
+        faults.call_off(self.orders)
         control.stop(settings)
         self._stop_unborn(settings)
         runtime = ProcessRuntime(self.home)
