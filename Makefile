@@ -5,10 +5,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help setup demo test bench check lint types imports fmt lock clean
+.PHONY: help setup demo test bench check lint types imports fmt docs migration lock clean
 
 help:  ## what there is to type
-	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(READY)  ## the virtual environment, with gastown in it
 
@@ -37,7 +37,7 @@ bench: $(READY)  ## what speed is claimed, measured on this machine: make bench 
 check: lint types imports  ## linters, type checker, layers
 
 lint: $(READY)
-	@$(BIN)/ruff check gastown tests bench && $(BIN)/ruff format --check gastown tests bench
+	@$(BIN)/ruff check gastown tests bench docs && $(BIN)/ruff format --check gastown tests bench docs
 
 types: $(READY)
 	@$(BIN)/mypy
@@ -46,7 +46,13 @@ imports: $(READY)
 	@$(BIN)/lint-imports --no-cache
 
 fmt: $(READY)  ## format the code
-	@$(BIN)/ruff check --fix gastown tests bench; $(BIN)/ruff format gastown tests
+	@$(BIN)/ruff check --fix gastown tests bench docs; $(BIN)/ruff format gastown tests bench docs
+
+docs: $(READY)  ## write the generated parts of the documentation anew
+	@$(BIN)/python docs/generate.py
+
+migration: $(READY)  ## draft one from a change of models.py: make migration M="Add labels to rigs"
+	@$(BIN)/python -m tests.draft_migration "$(M)"
 
 lock: $(READY)  ## lock the requirements anew, for every supported Python, with hashes and without addresses
 	@$(BIN)/pip install --quiet uv && $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
