@@ -22,6 +22,7 @@ NAMES = [page.relative_to(ROOT).as_posix() for page in PAGES]
 CODE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 SHELL = {"console", "sh"}
 PROMPT = re.compile(r"^\$ ", re.MULTILINE)
+ASSIGNMENT = re.compile(r"\w+=")
 every_page = pytest.mark.parametrize("page", PAGES, ids=NAMES)
 
 
@@ -47,6 +48,8 @@ def split(line: str) -> Iterator[list[str]]:
     words: list[str] = []
     for token in [*lexer, ";"]:
         if set(token) <= set(";&|"):
+            while words and ASSIGNMENT.match(words[0]):
+                words.pop(0)
             if words:
                 yield words
             words = []
@@ -133,7 +136,7 @@ def test_the_check_itself_finds_what_is_wrong() -> None:
     assert complaint(["gastown", "bead", "lst"]) == "no command lst"
     assert complaint(["gastown", "logs", "--flow", "gt-1"]) == "no option --flow"
     assert complaint(["gastown", "logs", "-f", "gt-1"]) is None
-    assert list(split("a -b 'c; d' && e | f # g")) == [["a", "-b", "c; d"], ["e"], ["f"]]
+    assert list(split("a -b 'c; d' && X=1 e | f # g")) == [["a", "-b", "c; d"], ["e"], ["f"]]
 
 
 @every_page
