@@ -23,6 +23,8 @@ from gastown.settings import Settings
 from gastown.states import ADOPTABLE, LIVE, MACHINES, RELEASING, FailureClass, FailureCode, Move
 
 DOCS = Path(__file__).parent
+ROOT = DOCS.parent
+TEST = re.compile(r"tests/[\w/]+\.py::(?P<test>\w+)")
 PART = re.compile(r"(<!-- generated: (?P<name>[\w-]+) -->\n).*?(<!-- end of (?P=name) -->)", re.DOTALL)
 
 
@@ -157,13 +159,27 @@ def with_parts(text: str) -> str:
     return PART.sub(lambda found: f"{found[1]}{PARTS[found['name']]()}\n{found[3]}", text)
 
 
+def with_places(text: str) -> str:
+    """A page whose named tests are said to be in the files in which they are now. One that is nowhere stays."""
+    files: dict[str, list[str]] = {}
+    for file in (ROOT / "tests").rglob("test_*.py"):
+        for name in re.findall(r"^def (test_\w+)", file.read_text(), re.MULTILINE):
+            files.setdefault(name, []).append(file.relative_to(ROOT).as_posix())
+
+    def placed(found: re.Match[str]) -> str:
+        there = files.get(found["test"], [])
+        return f"{there[0]}::{found['test']}" if len(there) == 1 else found[0]
+
+    return TEST.sub(placed, text)
+
+
 def main() -> None:
     for page in sorted(DOCS.rglob("*.md")):
         text = page.read_text()
-        anew = with_parts(text)
+        anew = with_places(with_parts(text))
         if anew != text:
             page.write_text(anew)
-            sys.stdout.write(f"{page.relative_to(DOCS.parent)} is written anew\n")
+            sys.stdout.write(f"{page.relative_to(ROOT)} is written anew\n")
 
 
 if __name__ == "__main__":

@@ -102,7 +102,8 @@ def test_every_part_is_shown(generator: ModuleType) -> None:
 @every_page
 def test_tests_that_are_named_exist(page: Path) -> None:
     for path, name in re.findall(r"(tests/[\w/]+\.py)::(\w+)", page.read_text()):
-        assert name in functions_in(ROOT / path), f"{path} has no {name}"
+        assert (ROOT / path).exists(), f"there is no {path}; if it has moved: make docs"
+        assert name in functions_in(ROOT / path), f"{path} has no {name}; if it has moved: make docs"
 
 
 def test_each_guarantee_has_tests_and_limits() -> None:
