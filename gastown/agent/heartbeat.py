@@ -20,7 +20,7 @@ class Heart(threading.Thread):
     def __init__(self, client: Client, on_fenced: Callable[[], None], note: Callable[[str], None]) -> None:
         super().__init__(name="heart", daemon=True)
         self._every_s = HEARTBEAT_S
-        self.phase = "workspace"
+        self._phase = "workspace"
         self.output_total: Callable[[], int] = lambda: 0
         self.worktree: Path | None = None
         self._client, self._on_fenced, self._note = client, on_fenced, note
@@ -52,6 +52,17 @@ class Heart(threading.Thread):
                 self._note(f"heartbeat: answered again after {time.monotonic() - silent_since:.0f} s")
             silent_since, pause, progressed = None, 0.5, False
             self._nap(self._every_s)
+
+    @property
+    def phase(self) -> str:
+        """workspace, setup, agent or saving; a change of it is told at once."""
+        return self._phase
+
+    @phase.setter
+    def phase(self, phase: str) -> None:
+        if phase != self._phase:
+            self._phase = phase
+            self._wake.set()
 
     def stop(self) -> None:
         self._ended = True

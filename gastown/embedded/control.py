@@ -47,6 +47,16 @@ def start_detached(
     home.bound_log(log)
     pid = _spawn(settings, log, app, services.environment(settings, env or {}))
     born = processes.birth(pid) or ""
+    try:
+        return _await_up(settings, pid, born, progress)
+    except KeyboardInterrupt:
+        processes.send(pid, signal.SIGTERM)  # it is in a session of its own, so Ctrl-C did not reach it
+        while processes.alive(pid, born):
+            time.sleep(POLL_S)
+        raise
+
+
+def _await_up(settings: Settings, pid: int, born: str, progress: Callable[[StackStatus], None]) -> bool:
     deadline = time.monotonic() + START_TIMEOUT_S
     while True:
         now = read_status(settings)
@@ -57,6 +67,7 @@ def start_detached(
             raise _why(settings, pid)
         if time.monotonic() > deadline:
             processes.send(pid, signal.SIGUSR1)
+            log = home.log_file(settings.home, "supervisor")
             raise StackUnavailable(f"the stack is not up after {START_TIMEOUT_S:.0f} s", hint=f"see {log}")
         time.sleep(POLL_S)
 
