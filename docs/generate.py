@@ -8,6 +8,7 @@ import inspect
 import re
 import sys
 import textwrap
+import tomllib
 from collections.abc import Callable, Iterable
 from dataclasses import fields
 from enum import StrEnum
@@ -143,6 +144,25 @@ def verdicts(rule: Rule) -> str:
     return ", ".join(code(verdict) for verdict in dict.fromkeys(name for _, _, name in sorted(named)))
 
 
+def layers() -> str:
+    """The layers that import-linter holds, from the top, each room with the first paragraph of its docstring."""
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    order = next(each["layers"] for each in contracts if each["type"] == "layers")
+    rows = [
+        (str(number), code(name), what_it_says(name))
+        for number, layer in enumerate(order, 1)
+        for name in layer.split(" | ")
+    ]
+    return table(("", "room", "what is in it"), rows)
+
+
+def what_it_says(name: str) -> str:
+    place = ROOT / "gastown" / name
+    source = place / "__init__.py" if place.is_dir() else place.with_suffix(".py")
+    text = ast.get_docstring(ast.parse(source.read_text())) or ""
+    return text.partition("\n\n")[0].replace("\n", " ")
+
+
 PARTS: dict[str, Callable[[], str]] = {
     **{f"states-{name}": lambda name=name: moves(name) for name in MACHINES},  # type: ignore[misc]
     "state-sets": state_sets,
@@ -151,6 +171,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "settings": settings,
     "policy": policy,
     "rules": rules,
+    "layers": layers,
 }
 
 
