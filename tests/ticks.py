@@ -5,12 +5,14 @@ import json
 from typing import Any
 
 from sqlalchemy import select
+from sqlalchemy.orm import Session
 
 from gastown.celery_app import app
 from gastown.db import transaction
 from gastown.models import Bead, Dispatch, Town
+from gastown.reconcile.actions import Effect
 from gastown.states import LIVE
-from gastown.tasks.reconcile import reconcile_town
+from gastown.tasks.reconcile import _batch, reconcile_town
 from tests.checks import check_invariants
 
 Message = tuple[str, list[Any]]
@@ -23,6 +25,13 @@ def tick(town: str = "default") -> None:
     reconcile_town(town_id)
     with transaction() as session:
         check_invariants(session)
+
+
+def batch(session: Session, town: Town) -> tuple[bool, list[Effect]]:
+    """One batch of a tick, whose commit and effects are left to the test."""
+    result = _batch(session, town.id)
+    assert result is not None
+    return result
 
 
 def verdict_of(bead: Bead) -> str | None:
