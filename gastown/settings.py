@@ -1,6 +1,7 @@
 """Settings: `GASTOWN_*` variables, then `gastown.toml` in GASTOWN_HOME, then the defaults. Unknown keys are refused."""
 
 import hashlib
+import json
 import os
 import tempfile
 from functools import cache
@@ -17,7 +18,9 @@ from gastown.reconcile.policy import Policy
 DEFAULT_HOME = "~/.gastown"
 SOCKET_PATH_BYTES = 90  # a Unix socket path holds 107 bytes; Postgres appends /.s.PGSQL.5432
 # set for attempts and by the demo, so not settings and not misspelt ones either
-NOT_SETTINGS = frozenset({"home", "dispatch", "bead", "epoch", "agent", "place", "role", "cache", "command", "faults"})
+NOT_SETTINGS = frozenset(
+    {"home", "dispatch", "bead", "epoch", "agent", "self", "place", "role", "cache", "command", "faults"}
+)
 
 
 class ApiSettings(BaseModel):
@@ -60,6 +63,14 @@ class Settings(BaseSettings):
     @classmethod
     def _absolute(cls, value: Path) -> Path:
         return value.expanduser().absolute()
+
+    @field_validator("policy", mode="before")
+    @classmethod
+    def _numbers(cls, value: Any) -> Any:
+        """GASTOWN_POLICY__MAX_RUNNING=2 arrives as text. What is no number stays as it is, and is refused."""
+        if not isinstance(value, dict):
+            return value
+        return {key: _number(each) if isinstance(each, str) else each for key, each in value.items()}
 
     @field_validator("policy")
     @classmethod
@@ -110,6 +121,13 @@ class Settings(BaseSettings):
     @property
     def agent_url(self) -> str:
         return self.api.agent_url or f"http://{self.api.bind}"
+
+
+def _number(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
 
 
 def home() -> Path:
