@@ -44,6 +44,7 @@ ERROR = FailureCode.START_ERROR
 def test_roll_back(clock: Clock, status: DispatchStatus) -> None:
     """S01: agent idle with its hook, bead in progress and due, the row says why."""
     dispatch = make(status)
+    committed(lambda session: set_bead(session, dispatch.bead_id, wake_at=after(60)))
     assert committed(lambda session: attempts.roll_back(session, dispatch.id, ERROR, "no such image\x00"))
     ended, agent, bead = now(dispatch), agent_of(dispatch), bead_of(dispatch)
     assert (ended.status, ended.code, ended.message) == (ROLLED_BACK, ERROR, "no such image")

@@ -17,8 +17,9 @@ from gastown.reconcile.policy import Policy
 from gastown.reconcile.views import BeadView
 from gastown.states import AgentStatus, BeadStatus, DispatchStatus, Resolution, Verdict
 from gastown.store import attempts, claims, resync, services
-from gastown.store.moves import set_bead, wake
+from gastown.store.moves import lock_beads, set_bead, wake
 from gastown.tasks import reconcile as ticking
+from gastown.tasks.reconcile import reconcile_town
 from tests.builders import (
     BASE,
     HEAD,
@@ -136,6 +137,18 @@ def test_due_and_ready_towns_are_found(town: Town, clock: Clock) -> None:
 
 
 # --- races and rules that raise
+
+
+def test_a_locked_bead_holds_nobody_up(town: Town) -> None:
+    """Somebody is slow with one bead, due or ready: the others are decided without waiting, and that one later."""
+    due, ready = committed(a_bead), committed(lambda session: a_bead(session, ready_at=after(0), wake_at=None))
+    others = [committed(a_bead), committed(lambda session: a_bead(session, ready_at=after(0), wake_at=None))]
+    with transaction() as session:
+        lock_beads(session, {due.id, ready.id})
+        reconcile_town(town.id)
+        assert {each.bead_id for each in live()} == {each.id for each in others}
+    tick()
+    assert len(live()) == 4
 
 
 def test_a_lost_race_undoes_one_bead_only_and_leaves_it_due(town: Town, monkeypatch: pytest.MonkeyPatch) -> None:
