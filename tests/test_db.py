@@ -1,0 +1,109 @@
+"""Transactions: what is tried once more, what is called temporary, and which zone times are in."""
+
+import threading
+from datetime import timedelta
+
+import pytest
+from sqlalchemy import func, select, text
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.orm import Session
+
+from gastown import db
+from gastown.db import gastown_now, in_transaction, transaction
+from gastown.errors import DatabaseUnavailable
+from gastown.settings import get_settings
+from gastown.store.moves import lock_bead
+from tests.builders import a_bead
+from tests.races import committed, together
+
+
+def test_a_deadlock_is_tried_once_more(database: str) -> None:
+    beads = [committed(a_bead).id for _ in range(2)]
+    both_have_one = threading.Barrier(2)
+    tries: list[str] = []
+
+    def lock(first: str, second: str) -> str:
+        def work(session: Session) -> str:
+            tries.append(first)
+            lock_bead(session, first)
+            if len(tries) <= 2:
+                both_have_one.wait(timeout=10)
+            lock_bead(session, second)
+            return "done"
+
+        return in_transaction(work)
+
+    assert together(lambda: lock(*beads), lambda: lock(*reversed(beads))) == ["done", "done"]
+    assert len(tries) == 3
+
+
+def test_a_deadlock_again_is_the_callers(database: str) -> None:
+    tries = []
+
+    def always(session: Session) -> None:
+        tries.append(1)
+        session.execute(text("DO $$ BEGIN RAISE SQLSTATE '40P01'; END $$"))
+
+    with pytest.raises(DBAPIError):
+        in_transaction(always)
+    assert len(tries) == 2
+
+
+def test_other_errors_are_not_tried_again(database: str) -> None:
+    tries = []
+
+    def fails(session: Session) -> None:
+        tries.append(1)
+        session.execute(text("SELECT 1/0"))
+
+    with pytest.raises(DBAPIError, match="division by zero"):
+        in_transaction(fails)
+    assert len(tries) == 1
+
+
+def test_a_slow_statement_ends_and_is_temporary(database: str) -> None:
+    def sleep(session: Session) -> None:
+        session.execute(select(func.set_config("statement_timeout", "30ms", True)))
+        session.execute(select(func.pg_sleep(5)))
+
+    with pytest.raises(DatabaseUnavailable, match="took too long: canceling statement"):
+        committed(sleep)
+
+
+def test_every_wait_has_a_deadline(database: str) -> None:
+    with transaction() as session:
+        limits = {
+            name: session.scalar(text(f"SHOW {name}"))
+            for name in ("statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout")
+        }
+    assert list(limits.values()) == ["5s", "2s", "10s"]
+
+
+def test_a_connection_that_is_cut_is_temporary_and_the_next_one_works(database: str) -> None:
+    with pytest.raises(DatabaseUnavailable, match="cannot be reached") as lost, transaction() as session:
+        session.execute(text("SELECT pg_terminate_backend(pg_backend_pid())"))
+    assert lost.value.hint == "gastown up"
+    with transaction() as session:
+        assert session.scalar(text("SELECT 1")) == 1
+
+
+def test_a_server_that_is_not_there(own_home: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    """S78."""
+    monkeypatch.setenv("GASTOWN_DATABASE_URL", "postgresql://nobody@/nowhere?host=/nonexistent")
+    get_settings.cache_clear()
+    db._engine_of.cache_clear()
+    with pytest.raises(DatabaseUnavailable, match="Postgres cannot be reached"), transaction() as session:
+        session.execute(text("SELECT 1"))
+    db._engine_of.cache_clear()
+
+
+@pytest.mark.parametrize("zone", ["Asia/Tokyo", "America/New_York"])
+def test_times_are_in_utc_wherever_the_server_is(database: str, zone: str) -> None:
+    """Days of the log and times in reasons are made of them."""
+    with transaction() as session:
+        name = session.scalar(text("SELECT current_database()"))
+        session.execute(text(f"ALTER DATABASE {name} SET timezone = '{zone}'"))
+    db.engine().dispose()
+    with transaction() as session:
+        assert session.scalars(select(gastown_now())).one().utcoffset() == timedelta(0)
+        assert session.scalar(text("SHOW timezone")) == "UTC"
