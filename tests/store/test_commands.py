@@ -21,7 +21,7 @@ from gastown.states import (
     StopCode,
     Verdict,
 )
-from gastown.store import attempts
+from gastown.store import attempts, beads
 from gastown.store.attempts import Fenced
 from gastown.store.moves import set_bead
 from tests.builders import (
@@ -274,3 +274,13 @@ def test_a_blocker_of_another_town_is_unknown(town_id: int) -> None:
             committed(lambda session: command(session, town_id, other.id))  # noqa: B023
     with pytest.raises(NotFound):
         committed(lambda session: work.sling(session, town_id, rig, NewBead(title="t", after=[other.id])))
+
+
+def test_a_cycle_is_refused_with_its_path(town_id: int) -> None:
+    """S61."""
+    first, second, third = (committed(a_bead).id for _ in range(3))
+    committed(lambda session: beads.add_blockers(session, second, [first], town_id))
+    committed(lambda session: beads.add_blockers(session, third, [second, second], town_id))
+    with pytest.raises(Refused, match=f"closes a cycle: {first} waits for {third} waits for {second}"):
+        committed(lambda session: beads.add_blockers(session, first, [third], town_id))
+    committed(lambda session: beads.add_blockers(session, third, [second], town_id))  # said twice

@@ -16,7 +16,7 @@ from gastown.reconcile.decision import Decision
 from gastown.reconcile.policy import Policy
 from gastown.reconcile.views import BeadView
 from gastown.states import AgentStatus, BeadStatus, DispatchStatus, Resolution, Verdict
-from gastown.store import attempts, claims, resync, services
+from gastown.store import attempts, claims, resync, services, views
 from gastown.store.moves import lock_beads, set_bead, wake
 from gastown.tasks import reconcile as ticking
 from gastown.tasks.reconcile import reconcile_town
@@ -323,3 +323,7 @@ def test_nothing_is_forgotten_by_the_checks_themselves(town: Town) -> None:
         assert forgotten(session) == [f"{bead.id} sleeps as held (held: x), and is ready"]
         with pytest.raises(AssertionError):
             check_invariants(session)
+
+
+def test_an_api_that_was_never_there_is_an_outage(clock: Clock) -> None:
+    assert committed(lambda session: views.api_outage(session, clock.now, Policy()))
