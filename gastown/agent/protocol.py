@@ -99,6 +99,24 @@ class Done(Message):
     exit_code: int | None = None  # of the agent
 
 
+@dataclass(frozen=True, kw_only=True)
+class NewWork(Message):
+    """`POST /agent/v1/beads`: work that the agent found and leaves to others. The same `key` again is the same bead."""
+
+    title: str
+    body: str = ""
+    priority: str = "medium"
+    after: list[str] = field(default_factory=list)  # beads it waits for; the attempt's own may be among them
+    agent: str | None = None  # a preset; None: the one that this attempt runs
+    key: str = ""  # tells this bead's filings apart; empty: made of the content
+
+
+@dataclass(frozen=True, kw_only=True)
+class Filed(Message):
+    id: str
+    created: bool  # False: it was filed before under this key
+
+
 def wip_ref(bead_id: str, epoch: int) -> str:
     return f"refs/gastown/wip/{bead_id}/{epoch}"
 

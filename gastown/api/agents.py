@@ -6,8 +6,8 @@ from uuid import UUID
 from fastapi import APIRouter, Depends, Header, HTTPException
 from pydantic import BaseModel
 
-from gastown.agent.protocol import Checkpoint, Done, Heartbeat, LogChunk
-from gastown.commands import attempt
+from gastown.agent.protocol import Checkpoint, Done, Heartbeat, LogChunk, NewWork
+from gastown.commands import attempt, filing
 from gastown.db import in_transaction, transaction
 from gastown.settings import get_settings
 from gastown.tasks.base import poke
@@ -68,6 +68,14 @@ def status(dispatch_id: Caller, said: Text) -> dict[str, str]:
 def escalate(dispatch_id: Caller, said: Text) -> dict[str, str]:
     in_transaction(lambda session: attempt.escalate(session, dispatch_id, said.text))
     return {"status": "ok"}
+
+
+@router.post("/beads")
+def beads(dispatch_id: Caller, work: NewWork) -> dict[str, Any]:
+    home = get_settings().home
+    filed = in_transaction(lambda session: filing.file_bead(session, dispatch_id, work, home))
+    poke()
+    return filed.to_json()
 
 
 @router.post("/done")

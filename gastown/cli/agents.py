@@ -22,7 +22,7 @@ def installed_agents(environment: Mapping[str, str], home: Path) -> list[str]:
             preset = require_agent(name, environment, home)
         except GastownError:
             continue
-        if not runs_scripts(preset):
+        if not preset.runs_scripts:
             found.append(name)
     return found
 
@@ -38,8 +38,3 @@ def only_agent(environment: Mapping[str, str], home: Path) -> str:
         "no coding agent is installed, so say which one is to work",
         hint=f"--agent shell runs the bead's text as a script; your own presets go to {home / 'presets'}/NAME.toml",
     )
-
-
-def runs_scripts(preset: Preset) -> bool:
-    """Whether it executes the bead's body instead of reading it."""
-    return any("{script_file}" in argument for argument in preset.argv)

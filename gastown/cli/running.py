@@ -11,7 +11,7 @@ from types import FrameType
 
 from sqlalchemy.orm import Session
 
-from gastown.cli import INTERRUPTED, adding, agents, board, screen, slinging
+from gastown.cli import INTERRUPTED, adding, board, reading, screen, slinging
 from gastown.cli.adding import Wanted
 from gastown.cli.ask import ask, publish_after
 from gastown.cli.words import count, in_short, one_line, span
@@ -79,7 +79,7 @@ def plan_of(order: Order) -> Plan:
     """Raises UsageError for all that is wrong with the plan or the tasks."""
     if order.plan is not None:
         source = "standard input" if order.plan == "-" else order.plan
-        return plans.read_plan(slinging.read_text(order.plan, PLAN_BYTES), source)
+        return plans.read_plan(reading.read_text(order.plan, PLAN_BYTES), source)
     beads = [_task(number, text) for number, text in enumerate(order.tasks, 1)]
     return plans.check_plan(Plan(bead=beads), "the command line")
 
@@ -205,7 +205,7 @@ def _with_scripts(order: Order, plan: Plan, presets: dict[str, Preset]) -> Plan:
     """A task for an agent that runs scripts is the script."""
     beads = []
     for bead in plan.bead:
-        if order.plan is None and not bead.body and agents.runs_scripts(presets[bead.id]):
+        if order.plan is None and not bead.body and presets[bead.id].runs_scripts:
             bead = bead.model_copy(update={"body": bead.title})
         slinging.require_script(presets[bead.id], bead.title, bead.body)
         beads.append(bead)

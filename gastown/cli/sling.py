@@ -33,16 +33,16 @@ def sling(
     as_json: AsJson = False,
 ) -> None:
     """Hand a piece of work to the town: a new bead. It starts as soon as nothing holds it."""
-    from gastown.cli import screen, slinging
+    from gastown.cli import reading, screen, slinging
     from gastown.cli.ask import ask, publish_after
     from gastown.cli.words import one_line
-    from gastown.commands.work import NewBead
+    from gastown.commands.work import BODY_BYTES, NewBead
     from gastown.commands.work import sling as sling_bead
     from gastown.errors import UsageError
 
     if body is not None and file is not None:
         raise UsageError("--body and --file are two bodies", hint="give one of them")
-    text = slinging.read_text(file) if file is not None else body or ""
+    text = reading.read_text(file, BODY_BYTES) if file is not None else body or ""
     new = NewBead(title=title, body=text, priority=priority, after=after or [], labels=label or [])
 
     def work(session: "Session", town_id: int) -> dict[str, str]:

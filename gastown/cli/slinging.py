@@ -1,7 +1,6 @@
 """What a new bead needs to know: its rig, its agent, its text."""
 
 import os
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -10,8 +9,7 @@ from sqlalchemy.orm import Session
 from gastown.cli import agents
 from gastown.cli.words import one_line
 from gastown.commands import towns
-from gastown.commands.work import BODY_BYTES
-from gastown.errors import GastownError, NotFound, UsageError
+from gastown.errors import GastownError, UsageError
 from gastown.models import Rig
 from gastown.presets import Preset
 from gastown.presets.environment import capture
@@ -67,34 +65,6 @@ def choose_agent(name: str | None, environment: Mapping[str, str]) -> Preset:
 
 def require_script(preset: Preset, title: str, body: str) -> None:
     """Raises UsageError when the agent runs the body of a bead, and there is none."""
-    if agents.runs_scripts(preset) and not body.strip():
+    if preset.runs_scripts and not body.strip():
         what = f"the agent {preset.name} runs a bead's body as a script, and {one_line(title, 60)!r} has none"
         raise UsageError(what, hint="--body 'commands', or -F script.sh")
-
-
-def read_text(source: str, limit: int = BODY_BYTES) -> str:
-    """A file, or standard input for `-`, as text. Raises UsageError for what is not readable, not text, or too long."""
-    if source == "-":
-        return _decoded(sys.stdin.buffer.read(limit + 1), limit, "standard input")
-    try:
-        with open(source, "rb") as file:
-            return _decoded(file.read(limit + 1), limit, source)
-    except FileNotFoundError as error:
-        raise NotFound("file", source, hint="check its path, or give - for a pipe") from error
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise UsageError(
-            f"{source} cannot be read: {reason}", hint="give a text file, or - for standard input"
-        ) from error
-
-
-def _decoded(data: bytes, limit: int, source: str) -> str:
-    if len(data) > limit:
-        raise UsageError(f"{source} is larger than {limit} bytes", hint="put it into the repository, and name it")
-    try:
-        text = data.decode()
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{source} is not text: byte {error.start} is not UTF-8", hint="give a text file") from error
-    if "\0" in text:
-        raise UsageError(f"{source} is not text: it has a NUL at {text.index(chr(0))}", hint="give a text file")
-    return text

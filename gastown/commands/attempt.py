@@ -13,8 +13,8 @@ from sqlalchemy.orm import Session
 
 from gastown.agent.protocol import CHUNK_BYTES, LOG_BYTES, Assignment, Checkpoint, Done, Heartbeat, LogChunk
 from gastown.db import gastown_now
-from gastown.errors import UsageError
-from gastown.models import Agent, ApiToken, Bead, Dispatch, Rig
+from gastown.errors import Refused, UsageError
+from gastown.models import Agent, ApiToken, Bead, Dispatch, Event, Rig
 from gastown.models import LogChunk as LogChunkRow
 from gastown.presets import load_preset
 from gastown.states import AgentStatus, BeadStatus, DispatchStatus, FailureCode, Resolution, StopCode
@@ -23,6 +23,7 @@ from gastown.store.moves import lock_bead, move, record, set_bead
 from gastown.store.policies import policy_of
 
 STATUS_CHARACTERS = 500
+ESCALATIONS = 20  # of one attempt: a person reads each
 COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")  # never a branch, which moves, nor an option of git's
 
 
@@ -115,10 +116,18 @@ def set_status(session: Session, dispatch_id: UUID, text: str) -> None:
 
 
 def escalate(session: Session, dispatch_id: UUID, text: str) -> None:
-    """The agent asks for a human."""
+    """The agent asks for a human; the same words from the same attempt are one request. Raises Refused after many."""
     bead, dispatch = attempts.admit(session, dispatch_id)
     agent = session.get_one(Agent, dispatch.agent_id)
-    message = text.replace("\x00", "")[: attempts.MESSAGE_CHARACTERS]
+    message = text.replace("\x00", "")[: attempts.MESSAGE_CHARACTERS].strip()
+    if not message:
+        raise UsageError("it does not say what is needed", hint='gastown self escalate "which database?"')
+    own = select(Event.message).where(Event.bead_id == bead.id, Event.dispatch_id == dispatch_id)
+    asked = list(session.scalars(own.where(Event.kind == "escalation")))
+    if message in asked:
+        return
+    if len(asked) >= ESCALATIONS:
+        raise Refused(f"this attempt has asked for a person {len(asked)} times", hint="end it, with an exit code not 0")
     record(session, bead.town_id, "escalation", message, actor=agent.name, bead_id=bead.id, dispatch_id=dispatch_id)
 
 

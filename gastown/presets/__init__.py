@@ -28,6 +28,11 @@ class Preset(BaseModel):
     stdin: bool = False
     environment: dict[str, str] = Field(default_factory=dict)
 
+    @property
+    def runs_scripts(self) -> bool:
+        """Whether it executes the bead's body instead of reading it."""
+        return any("{script_file}" in argument for argument in self.argv)
+
 
 def load_preset(name: str, home: Path) -> Preset:
     """The user's preset of that name, else the built-in one. Raises NotFound, or UsageError for a wrong file."""

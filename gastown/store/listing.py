@@ -134,6 +134,13 @@ def beads_with_label(session: Session, town_id: int, label: str) -> list[str]:
     return list(session.scalars(select(Bead.id).where(Bead.town_id == town_id, labelled).order_by(Bead.created_at)))
 
 
+def labels_of(session: Session, town_id: int, label: str) -> dict[str, list[str]]:
+    """The beads with this label, and all labels of each."""
+    labelled = and_(Bead.labels != [], Bead.labels.contains([label]))
+    query = select(Bead.id, Bead.labels).where(Bead.town_id == town_id, labelled)
+    return {row.id: list(row.labels) for row in session.execute(query)}
+
+
 def unfinished_beads(session: Session, town_id: int, rig: str | None, limit: int) -> list[str]:
     """The ids of what is not closed, oldest first."""
     query = select(Bead.id).join(Rig, Rig.id == Bead.rig_id)

@@ -29,6 +29,7 @@ ROUTES: list[tuple[str, str, Any]] = [
     ("POST", "status", {"text": "thinking"}),
     ("POST", "escalate", {"text": "which database?"}),
     ("POST", "done", {"outcome": "succeeded", "base_sha": BASE, "head_sha": HEAD}),
+    ("POST", "beads", {"title": "and the tests of it", "body": "true"}),
 ]
 
 
@@ -147,11 +148,24 @@ def test_progress(client: httpx.Client) -> None:
 
 
 def test_escalate(client: httpx.Client) -> None:
+    """The same words again, as after an answer that was lost, are the same request."""
     dispatch = an_attempt_that_calls()
-    assert post(client, "escalate", {"text": "which database?"}).status_code == 200
+    for _ in range(2):
+        assert post(client, "escalate", {"text": "which database?"}).status_code == 200
     with transaction() as session:
         [event] = session.scalars(select(Event).where(Event.kind == "escalation"))
     assert (event.message, event.bead_id, event.actor) == ("which database?", dispatch.bead_id, agent_of(dispatch).name)
+
+
+def test_an_attempt_asks_for_a_person_so_often_and_no_more(client: httpx.Client) -> None:
+    an_attempt_that_calls()
+    answers = [post(client, "escalate", {"text": f"question {n}"}).status_code for n in range(attempt.ESCALATIONS)]
+    assert answers == [200] * attempt.ESCALATIONS
+    refused = post(client, "escalate", {"text": "one more"})
+    assert is_problem(refused, 422)
+    assert refused.json()["title"] == "Refused"
+    assert post(client, "escalate", {"text": "question 0"}).status_code == 200
+    assert is_problem(post(client, "escalate", {"text": " "}), 422)
 
 
 def test_done_pokes_a_tick_and_is_answered_again(client: httpx.Client) -> None:
