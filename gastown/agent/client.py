@@ -18,7 +18,11 @@ _BAD_MESSAGE = (400, 413, 422)
 
 
 class ApiError(Exception):
-    """A call that got no served answer."""
+    """A call that got no served answer. `status` is 0, and `body` empty, when there was no answer at all."""
+
+    def __init__(self, message: str, *, status: int = 0, body: bytes = b"") -> None:
+        super().__init__(message)
+        self.status, self.body = status, body
 
 
 class Fenced(ApiError):
@@ -69,12 +73,13 @@ class Client:
                 raise Unreachable(f"{call}: {error or type(error).__name__}") from error
             return self.once(method, call, body, timeout_s=timeout_s)  # a kept connection may have been closed
         if status == 409:
-            raise Fenced(answer[:500].decode(errors="replace"))
+            raise Fenced(answer[:500].decode(errors="replace"), status=status, body=answer)
         if status in (401, 403):
-            raise Denied(f"{call}: HTTP {status}")
+            raise Denied(f"{call}: HTTP {status}", status=status, body=answer)
         if not 200 <= status < 300:
             kind = Rejected if status in _BAD_MESSAGE else Unreachable
-            raise kind(f"{call}: HTTP {status} {answer[:300].decode(errors='replace')}")
+            words = answer[:300].decode(errors="replace")
+            raise kind(f"{call}: HTTP {status} {words}", status=status, body=answer)
         try:
             return json.loads(answer) if answer.strip() else None
         except ValueError as error:

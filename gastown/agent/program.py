@@ -29,8 +29,13 @@ def person_of(assignment: Assignment) -> Person:
     return Person(name, f"{re.sub(r'[^A-Za-z0-9._+-]', '-', name)}@gastown.localhost")
 
 
-def environment_for(assignment: Assignment, launch: Launch, files: runs.RunFiles) -> dict[str, str]:
-    """The rig's environment without what is ours, plus what every attempt gets. It never holds the token."""
+def environment_for(
+    assignment: Assignment, launch: Launch, files: runs.RunFiles, commands: Path | None
+) -> dict[str, str]:
+    """The rig's environment without what is ours, plus what every attempt gets. It never holds the token.
+
+    `commands`: a folder for the end of PATH, so that it hides no program of the rig's.
+    """
     home = Path(launch.home) / "homes" / launch.bead_id
     for folder in (home, files.tmp):
         folder.mkdir(parents=True, exist_ok=True)
@@ -39,9 +44,12 @@ def environment_for(assignment: Assignment, launch: Launch, files: runs.RunFiles
         for name, value in assignment.environment.items()
         if not _OURS.match(name) and launch.token not in value
     }
+    path = kept.get("PATH", os.environ.get("PATH", os.defpath))
+    if commands is not None and os.pathsep not in str(commands):
+        path = f"{path}{os.pathsep}{commands}" if path else str(commands)
     return {
-        "PATH": os.environ.get("PATH", os.defpath),
         **kept,
+        "PATH": path,
         **person_of(assignment).environment,
         runs.DISPATCH: launch.dispatch_id,
         runs.BEAD: launch.bead_id,

@@ -9,13 +9,14 @@ from typing import NamedTuple
 
 from gastown.agent import processes
 
-DISPATCH, BEAD, EPOCH, NODE, ROLE, AGENT = (
+DISPATCH, BEAD, EPOCH, NODE, ROLE, AGENT, SELF = (
     "GASTOWN_DISPATCH",  # the attempt a process belongs to
     "GASTOWN_BEAD",
     "GASTOWN_EPOCH",
     "GASTOWN_PLACE",  # which home, so that two installations on one machine never touch each other's processes
     "GASTOWN_ROLE",  # "supervisor": it, or a git it runs; the agent's processes do not have it
     "GASTOWN_AGENT",
+    "GASTOWN_SELF",  # the socket on which the agent may say something: see `relay`
 )
 SUPERVISOR = "supervisor"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
@@ -51,6 +52,7 @@ class RunFiles:
         self.script = self.folder / "script"
         self.tmp = self.folder / "tmp"
         self.spool = self.folder / "output"
+        self.socket = self.folder / "self"
 
     def supervisor(self) -> Supervisor | None:
         """Who took this attempt, whether alive or not. None: nobody did."""

@@ -24,7 +24,8 @@ from gastown.agent.program import (
 )
 from gastown.agent.protocol import FENCED_EXIT, Assignment, Checkpoint, Done, Launch, head_ref
 from gastown.agent.pushes import Pushes
-from gastown.agent.runs import RunFiles
+from gastown.agent.relay import Relay, install_command
+from gastown.agent.runs import SELF, RunFiles
 from gastown.agent.salvage import end_earlier, salvage
 from gastown.agent.setup import Setup
 from gastown.agent.signals import Interrupted, Signals
@@ -48,6 +49,7 @@ class Supervision:
         processes.become_subreaper()
         self.spool = Spool(files.spool)
         self.client = self._new_client()
+        self.relay = Relay(files.socket, self._new_client(), self._fence, self.log)
         self.heart = Heart(self._new_client(), self._fence, self.log)
         self.heart.output_total = lambda: self.spool.total
         self.sender = Sender(self.spool, self._new_client(), self._fence)
@@ -63,6 +65,7 @@ class Supervision:
         """The exit code: OK_EXIT, FENCED_EXIT or INTERNAL_EXIT."""
         self.heart.start()
         self.sender.start()
+        self.relay.start()
         done = self._attempt()
         if self.signals.fenced:
             self.log("superseded: the work is saved, nothing is reported")
@@ -131,7 +134,7 @@ class Supervision:
     def _work(self) -> None:
         """Set-up, then the agent. Returns when the agent says that it is done."""
         assert self.workspace is not None
-        environment = environment_for(self.assignment, self.launch, self.files)
+        environment = self._environment()
         self._set_up(environment, self.workspace.path)
         prompt = write_prompt(self.assignment, self.files)
         if self.signals.ending:
@@ -160,6 +163,15 @@ class Supervision:
             raise Interrupted
         if exit_code != 0:
             raise Failed("agent_failed", f"{ending('the agent', exit_code)}\n{self.spool.last()}".strip(), exit_code)
+
+    def _environment(self) -> dict[str, str]:
+        try:
+            commands = install_command(self.home)
+        except OSError as error:
+            self.log(f"the agent will not find `gastown`: {error}")
+            commands = None
+        own = {SELF: str(self.files.socket)} if self.relay.listens else {}
+        return environment_for(self.assignment, self.launch, self.files, commands) | own
 
     def _set_up(self, environment: dict[str, str], worktree: Path) -> None:
         setup = Setup(self.home, self.assignment.rig_id, self.assignment.setup, worktree)
@@ -274,6 +286,7 @@ class Supervision:
     def _clean_up(self) -> None:
         """What is safe in the mirror or sent goes; everything else stays where the next attempt looks for it."""
         self.heart.stop()
+        self.relay.close()
         if self.signals.fenced and self.pushes is not None:
             self.pushes.wait(WIP_PUSH_S)
         try:
