@@ -26,6 +26,7 @@ MODULES = (
     "gastown.cli.bead",
     "gastown.cli.why",
     "gastown.cli.logs",
+    "gastown.cli.own",
 )
 
 INTERRUPTED, BROKEN_PIPE = 130, 141  # 128 + SIGINT, 128 + SIGPIPE, as shells have it

@@ -16,6 +16,7 @@ from gastown.cli import screen
 from gastown.cli.ask import ask
 from gastown.cli.beads import state_of, what_of
 from gastown.cli.words import in_short, one_line, span
+from gastown.commands.plans import RUN_LABEL
 from gastown.embedded import control
 from gastown.errors import DatabaseUnavailable, StackUnavailable
 from gastown.settings import get_settings
@@ -44,7 +45,7 @@ def watch(run_id: str, bead_ids: list[str], *, quiet: bool) -> list[BeadRow]:
 
 class _Watcher:
     def __init__(self, run_id: str, bead_ids: list[str]) -> None:
-        self._run_id, self._bead_ids = run_id, bead_ids
+        self._run_id, self._bead_ids = run_id, list(bead_ids)
         self.began = self._seen_well = time.monotonic()
 
     def until_settled(self, show: Callable[[list[BeadRow], str], None]) -> list[BeadRow]:
@@ -66,8 +67,13 @@ class _Watcher:
 
     def _read(self) -> list[BeadRow]:
         def read(session: Session, town_id: int) -> list[BeadRow]:
-            rows = listing.beads_by_id(session, town_id, self._bead_ids)
-            return explain.with_live_holds(session, town_id, rows)
+            while True:  # agents may have filed more: before their own beads ended, so none of these is missed
+                rows = listing.beads_by_id(session, town_id, self._bead_ids)
+                of_run = listing.beads_with_label(session, town_id, RUN_LABEL + self._run_id)
+                filed = [each for each in of_run if each not in self._bead_ids]
+                if not filed:
+                    return explain.with_live_holds(session, town_id, rows)
+                self._bead_ids += filed
 
         return ask(read)
 

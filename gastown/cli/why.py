@@ -49,7 +49,8 @@ def _explain_one(bead_id: str) -> "Explanation":
     def read(session: "Session", town_id: int) -> "Explanation":
         get_bead(session, bead_id, town_id)
         found = explain.explain(session, town_id, [bead_id])[0]
-        return replace(found, history=explain.history_of(session, bead_id))
+        says, asks = explain.voice_of(session, bead_id)
+        return replace(found, says=says, asks=asks, history=explain.history_of(session, bead_id))
 
     return ask(read)
 
@@ -77,6 +78,10 @@ def _print_one(row: "Explanation") -> None:
     screen.say(f"  {row.verdict.replace('_', ' ')}: {in_short(row.reason, 500)}")
     screen.say(f"  gate       {row.gate}: {row.meaning}")
     screen.say(f"  opens      {row.opens}")
+    if row.says:
+        screen.say(f"  says       {in_short(row.says, 500)}")
+    if row.asks:
+        screen.say(f"  asks you   {in_short(row.asks, 500)}")
     if row.next_look is not None:
         screen.say(f"  next look  {at(row.next_look)}, or when something wakes it")
     if row.history:

@@ -269,6 +269,29 @@ def test_why_merge_held(gastown: Gastown, code: HoldCode) -> None:
     assert "merge_held" in {row["verdict"] for row in gastown("why", "--all", "--json").json}
 
 
+def test_why_tells_what_the_agent_says_and_asks(gastown: Gastown) -> None:
+    with transaction() as session:
+        attempt = an_attempt(session, status_text="reading\x1b[2J the tests")
+        for question in ("which branch?", "which database?"):
+            record(
+                session,
+                attempt.town_id,
+                "escalation",
+                question,
+                actor="toast",
+                bead_id=attempt.bead_id,
+                dispatch_id=attempt.id,
+            )
+        quiet = an_attempt(session, bead=a_bead(session))
+        record(session, quiet.town_id, "escalation", "it failed", actor="reconciler", bead_id=quiet.bead_id)
+    said = gastown("why", attempt.bead_id).out
+    assert "  says       reading the tests\n" in said
+    assert "  asks you   which database?\n" in said
+    assert "which database?" in gastown("events").out
+    row = gastown("why", quiet.bead_id, "--json").json
+    assert (row["says"], row["asks"]) == (None, None)
+
+
 def test_why_ended(gastown: Gastown) -> None:
     with transaction() as session:
         done = an_attempt(session, DispatchStatus.SUCCEEDED)

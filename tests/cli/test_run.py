@@ -108,6 +108,27 @@ def test_a_plan(gastown: Gastown, served: None, repository: Path, tmp_path: Path
     assert (edge.bead_id, edge.blocker_id) == (second.id, first.id)
 
 
+def test_work_that_agents_file_belongs_to_the_run(gastown: Gastown, served: None, repository: Path, meanwhile) -> None:
+    """It ends when that has ended too: the stack must not go down over it."""
+
+    def look() -> None:
+        first, *filed = beads()
+        if first.status == BeadStatus.OPEN:
+            with transaction() as session:
+                a_bead(session, session.get_one(Rig, first.rig_id), title="filed", labels=first.labels)
+            end(first)
+        else:
+            end(filed[0])
+
+    meanwhile(look)
+    said = gastown("run", "--repo", str(repository), "--agent", "shell", "echo one", "--json")
+    assert said.code == 0, said.err
+    assert [(row["title"], row["resolution"]) for row in said.json["beads"]] == [
+        ("echo one", "merged"),
+        ("filed", "merged"),
+    ]
+
+
 def test_some_need_a_person(gastown: Gastown, served: None, repository: Path, meanwhile) -> None:
     def one_fails() -> None:
         good, bad = beads()
