@@ -94,6 +94,7 @@ def migrated_template(postgres_url: str) -> str:
     engine = db.make_engine(url_of(postgres_url, "gastown_template"))
     migrations.upgrade(engine)
     engine.dispose()
+    administer(url_of(postgres_url, "gastown_template"), "SELECT 1")  # writes the catalog cache that copies start with
     return "gastown_template"
 
 
