@@ -21,6 +21,7 @@ import pytest
 from sqlalchemy import select
 
 from gastown import db, settings
+from gastown.agent.runs import RunFiles
 from gastown.commands import towns, work
 from gastown.db import in_transaction, transaction
 from gastown.demo import faults
@@ -30,7 +31,9 @@ from gastown.models import Bead, Dispatch, Event, MergeRequest, Rig
 from gastown.presets.environment import capture
 from gastown.settings import Settings
 from gastown.states import TERMINAL
+from gastown.store.resync import find_violations
 from gastown.tasks.base import poke
+from tests.checks import replay_decisions
 
 T = TypeVar("T")
 FAULTS: list[tuple[str, str, int, int]] = []  # fault, time to the next attempt queued, attempts, agents at one time
@@ -139,6 +142,12 @@ class Town:
             for each in [*_descendants(pid), pid]:
                 _kill(each)
 
+    def kill_attempt(self, name: str) -> None:
+        """kill -9 of an attempt's supervisor, if it still runs."""
+        supervisor = RunFiles(self.settings.home, name).supervisor()
+        if supervisor is not None and supervisor.alive:
+            _kill(supervisor.pid)
+
     @contextmanager
     def entered(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         """This process speaks to this stack."""
@@ -152,6 +161,9 @@ class Town:
         forget_broker(app)
         try:
             yield
+            with transaction() as session:
+                assert find_violations(session) == []
+                assert replay_decisions(session) > 0
         finally:
             db.engine().dispose()
             db._engine_of.cache_clear()
