@@ -8,7 +8,7 @@ from gastown.reconcile import decide
 from gastown.reconcile.views import load
 from gastown.states import TERMINAL, Verdict
 from gastown.store.claims import clock
-from gastown.store.policies import town_policy
+from gastown.store.policies import policy_of, town_policy
 from gastown.store.resync import find_violations
 from gastown.store.views import load_views
 
@@ -27,7 +27,7 @@ def replay_decisions(session: Session) -> int:
     """Each decision in the log, made again from its stored view: the same in every part. How many there were."""
     rows = session.scalars(select(DecisionRow).order_by(DecisionRow.id)).all()
     for row in rows:
-        again = decide(load(row.view), row.at, town_policy(session, row.town_id))
+        again = decide(load(row.view), row.at, policy_of(session, session.get_one(Bead, row.bead_id).rig_id))
         stored = (row.verdict, row.reason, row.rule, row.next_look)
         assert (str(again.verdict), again.reason, again.rule, again.next_look) == stored, f"decision {row.id}"
     return len(rows)
@@ -43,7 +43,7 @@ def forgotten(session: Session) -> list[str]:
             continue  # its first decision raised, and waits out its delay
         policy = town_policy(session, bead.town_id)
         [(_bead, view)] = load_views(session, [bead.id], now, policy)
-        decision = decide(view, now, policy)
+        decision = decide(view, now, policy_of(session, bead.rig_id))
         same = str(decision.verdict) == bead.verdict or {str(decision.verdict), bead.verdict} <= UNDER_WAY
         if bead.wake_at is None:
             same &= decision.reason == bead.verdict_reason and not decision.actions

@@ -154,12 +154,16 @@ def release(session: Session, town_id: int, bead_id: str, *, actor: str = "user"
 def force_dispatch(session: Session, bead_id: str, *, actor: str = "user") -> int:
     """First in order, and no cooldown; nothing else is skipped. Its town.
 
-    Raises NotFound, or Refused when it is over.
+    Raises NotFound, or Refused when it is over, at work or being merged.
     """
     bead = session.get(Bead, bead_id)
     bead = beads.lock_known_bead(session, bead_id, -1 if bead is None else bead.town_id)
     if bead.status in TERMINAL:
         raise Refused(f"{bead_id} is {bead.resolution or bead.status}", hint=f"gastown bead retry {bead_id}")
+    live = select(Dispatch.id).where(Dispatch.bead_id == bead_id, Dispatch.status.in_(LIVE))
+    if bead.status == BeadStatus.IN_REVIEW or session.scalar(live) is not None:
+        doing = "being merged" if bead.status == BeadStatus.IN_REVIEW else "being worked on"
+        raise Refused(f"{bead_id} is {doing} already", hint=f"gastown why {bead_id}")
     set_bead(session, bead_id, forced_at=gastown_now(), wake_at=gastown_now())
     record(session, bead.town_id, "forced", "dispatch was asked for", actor=actor, bead_id=bead_id)
     return bead.town_id

@@ -18,7 +18,7 @@ from gastown.store.advice import advise
 from gastown.store.claims import clock
 from gastown.store.listing import BeadRow, waits_for_a_slot
 from gastown.store.load import TownLoad, hold_of_ready, load_town
-from gastown.store.policies import town_policy
+from gastown.store.policies import rig_policies, town_policy
 from gastown.store.views import load_views
 
 _MEANINGS = {rule.__name__: " ".join((inspect.getdoc(rule) or "").split()) for rule in RULES}
@@ -61,9 +61,10 @@ def explain(session: Session, town_id: int, bead_ids: Sequence[str]) -> list[Exp
     """Decide about these beads as a tick would at this moment, and change nothing. In the order given."""
     now = clock(session)
     policy, town = town_policy(session, town_id), load_town(session, town_id, now)
+    by_rig = rig_policies(session, town_id)
     rigs = {rig.id: rig for rig in session.scalars(select(Rig).where(Rig.town_id == town_id))}
     found = {
-        bead.id: _explain_one(session, bead, view, decide(view, now, policy), rigs[bead.rig_id], town, now)
+        bead.id: _explain_one(session, bead, view, decide(view, now, by_rig[bead.rig_id]), rigs[bead.rig_id], town, now)
         for bead, view in load_views(session, list(bead_ids), now, policy)
     }
     return [found[each] for each in bead_ids if each in found]

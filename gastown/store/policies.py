@@ -15,6 +15,14 @@ def policy_of(session: Session, rig_id: int) -> Policy:
     return Policy.of(get_settings().policy, row[0], row[1])
 
 
+def rig_policies(session: Session, town_id: int) -> dict[int, Policy]:
+    """Of every rig of the town, for a batch of beads."""
+    rows = session.execute(
+        select(Rig.id, Town.policy, Rig.policy).join(Town, Town.id == Rig.town_id).where(Town.id == town_id)
+    )
+    return {row[0]: Policy.of(get_settings().policy, row[1], row[2]) for row in rows}
+
+
 def town_policy(session: Session, town_id: int) -> Policy:
     overrides = session.scalars(select(Town.policy).where(Town.id == town_id)).one()
     return Policy.of(get_settings().policy, overrides)

@@ -68,21 +68,22 @@ def _batch(session: Session, town_id: int) -> tuple[bool, list[Effect]] | None:
     if not claims.try_lock_town(session, town_id):
         return None
     now = claims.clock(session)
-    policy = policies.town_policy(session, town_id)
+    policy, by_rig = policies.town_policy(session, town_id), policies.rig_policies(session, town_id)
     due = claims.claim_due(session, town_id, now, limit=BATCH)
-    effects = apply(session, _decide(session, views.load_views(session, due, now, policy), now, policy), now)
+    effects = apply(session, _decide(session, views.load_views(session, due, now, policy), now, by_rig), now)
     slots = claims.claim_ready(session, town_id, now, limit=BATCH)
     offered = views.load_views(session, sorted(slots), now, policy, slots)
-    effects += apply(session, _decide(session, offered, now, policy), now)
+    effects += apply(session, _decide(session, offered, now, by_rig), now)
     return bool(due or slots), effects
 
 
 def _decide(
-    session: Session, looked_at: list[tuple[Bead, BeadView]], now: datetime, policy: Policy
+    session: Session, looked_at: list[tuple[Bead, BeadView]], now: datetime, by_rig: dict[int, Policy]
 ) -> list[tuple[Bead, BeadView, Decision]]:
     """A rule that raises costs its own bead a delay; the others go on (S37)."""
     decided = []
     for bead, view in looked_at:
+        policy = by_rig[bead.rig_id]
         try:
             decided.append((bead, view, decide(view, now, policy)))
         except Exception:

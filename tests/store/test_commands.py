@@ -284,3 +284,12 @@ def test_a_cycle_is_refused_with_its_path(town_id: int) -> None:
     with pytest.raises(Refused, match=f"closes a cycle: {first} waits for {third} waits for {second}"):
         committed(lambda session: beads.add_blockers(session, first, [third], town_id))
     committed(lambda session: beads.add_blockers(session, third, [second], town_id))  # said twice
+
+
+def test_force_dispatch_of_what_needs_none_is_refused(town_id: int) -> None:
+    """It would leave a flag behind that cuts a later backoff short."""
+    with transaction() as session:
+        at_work, merging = an_attempt(session).bead_id, a_merge(session).bead_id
+    for bead_id, doing in ((at_work, "being worked on"), (merging, "being merged")):
+        with pytest.raises(Refused, match=doing):
+            committed(lambda session, bead_id=bead_id: work.force_dispatch(session, bead_id))

@@ -57,7 +57,10 @@ def a_merging(session: Session) -> merges.MergeOrder:
 CHANGES: dict[str, tuple[Callable[[Session], Any], Callable[[Session, Any], Any]]] = {
     "cancel": (a_bead, lambda session, bead: work.cancel(session, bead.town_id, bead.id)),
     "hold": (a_bead, lambda session, bead: work.hold(session, bead.town_id, bead.id, "x")),
-    "force": (a_bead, lambda session, bead: work.force_dispatch(session, bead.id)),
+    "force": (
+        lambda session: a_bead(session, not_before=after(600)),
+        lambda session, bead: work.force_dispatch(session, bead.id),
+    ),
     "release": (
         lambda session: a_bead(session, held_at=after(0), held_reason="x"),
         lambda session, bead: work.release(session, bead.town_id, bead.id),
