@@ -95,6 +95,7 @@ class Node(Base):
     runtime: Mapped[str]
     capacity: Mapped[int] = mapped_column(Integer)
     heartbeat_at: Mapped[datetime] = mapped_column(server_default=NOW)
+    draining_at: Mapped[datetime | None]  # its attempts are asked to stop: no new starts until a worker beats again
     created_at: Mapped[datetime] = mapped_column(server_default=NOW)
 
 

@@ -143,7 +143,9 @@ class FailureCode(StrEnum):
     WORKSPACE_FAILED = "workspace_failed"  # clone, mirror or disk
     VANISHED = "vanished"
     OOM = "oom"
+    NODE_LOST = "node_lost"  # gone, after a time in which nothing of its node was there
     AGENT_FAILED = "agent_failed"
+    STOPPED_UNASKED = "stopped_unasked"  # its supervisor was told to stop, and not by us
     SETUP_FAILED = "setup_failed"
     COMMAND_NOT_FOUND = "command_not_found"
     REPOSITORY_EMPTY = "repository_empty"
@@ -158,6 +160,7 @@ _CLASS_OF = {
     FailureCode.VANISHED: FailureClass.AGENT,
     FailureCode.OOM: FailureClass.AGENT,
     FailureCode.AGENT_FAILED: FailureClass.AGENT,
+    FailureCode.STOPPED_UNASKED: FailureClass.AGENT,
     FailureCode.SETUP_FAILED: FailureClass.AGENT,
     FailureCode.COMMAND_NOT_FOUND: FailureClass.CONFIG,
     FailureCode.REPOSITORY_EMPTY: FailureClass.CONFIG,

@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 from gastown.agent.protocol import CHUNK_BYTES, LOG_BYTES, Assignment, Checkpoint, Done, Heartbeat, LogChunk
 from gastown.db import gastown_now
 from gastown.errors import Refused, UsageError
-from gastown.models import Agent, ApiToken, Bead, Dispatch, Event, Rig
+from gastown.models import Agent, ApiToken, Bead, Dispatch, Event, Node, Rig
 from gastown.models import LogChunk as LogChunkRow
 from gastown.presets import load_preset
 from gastown.states import AgentStatus, BeadStatus, DispatchStatus, FailureCode, Resolution, StopCode
@@ -147,14 +147,23 @@ def finish(session: Session, dispatch_id: UUID, done: Done) -> str:
     if done.outcome == "succeeded":
         return _succeed(session, bead, dispatch, done)
     if done.outcome == "stopped":
-        attempts.stop_live(session, bead, StopCode.DRAINED, done.message or "its node was told to stop")
-        set_bead(session, bead.id, wake_at=gastown_now())
-        return DispatchStatus.STOPPED
+        return _stop(session, bead, dispatch, done)
     if done.outcome != "failed":
         raise UsageError(f"there is no outcome {done.outcome!r}", hint="succeeded, failed or stopped")
     code = FailureCode(done.code) if done.code in list(FailureCode) else FailureCode.AGENT_FAILED
     attempts.fail(session, bead, dispatch, code, done.message or str(code), done.exit_code)
     return DispatchStatus.FAILED
+
+
+def _stop(session: Session, bead: Bead, dispatch: Dispatch, done: Done) -> str:
+    """Free of charge when its node drains. Else somebody killed it, perhaps its own agent, and that must not go on."""
+    if session.get_one(Node, dispatch.node_id).draining_at is None:
+        message = "its supervisor was told to stop, and Gastown had not asked for that"
+        attempts.fail(session, bead, dispatch, FailureCode.STOPPED_UNASKED, message, done.exit_code)
+        return DispatchStatus.FAILED
+    attempts.stop_live(session, bead, StopCode.DRAINED, done.message or "its node was told to stop")
+    set_bead(session, bead.id, wake_at=gastown_now())
+    return DispatchStatus.STOPPED
 
 
 def _check_commits(*shas: str | None) -> None:

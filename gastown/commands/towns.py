@@ -3,7 +3,7 @@
 import re
 from dataclasses import dataclass, field
 
-from sqlalchemy import func, select
+from sqlalchemy import func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
@@ -22,10 +22,16 @@ def ensure_town(session: Session, name: str) -> int:
 
 
 def beat_node(session: Session, name: str, runtime: str, capacity: int) -> int:
-    """A worker of this node is alive."""
-    values = {"runtime": runtime, "capacity": capacity, "heartbeat_at": gastown_now()}
+    """A worker of this node is alive, and takes starts: a drain of before is over."""
+    values = {"runtime": runtime, "capacity": capacity, "heartbeat_at": gastown_now(), "draining_at": None}
     statement = insert(Node).values(name=name, **values).on_conflict_do_update(index_elements=["name"], set_=values)
     return session.scalars(statement.returning(Node.id)).one()
+
+
+def drain_node(session: Session, name: str) -> None:
+    """Its attempts are about to be asked to stop: that is no failure of theirs, and nothing new is started there."""
+    statement = update(Node).where(Node.name == name).values(draining_at=gastown_now())
+    session.execute(statement.execution_options(synchronize_session=False))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -107,7 +107,7 @@ def load_room(session: Session, town_id: int, now: datetime) -> Room:
     )
     rigs = session.execute(select(Rig.id, Rig.policy).where(Rig.town_id == town_id, Rig.paused_at.is_(None))).all()
     silent = now - timedelta(seconds=policy.node_silence_s)
-    nodes = session.scalars(select(Node).where(Node.heartbeat_at >= silent)).all()
+    nodes = session.scalars(select(Node).where(Node.heartbeat_at >= silent, Node.draining_at.is_(None))).all()
     return Room(
         town=0 if paused else policy.max_running - sum(per_rig.values()),
         rigs={rig.id: _rig_limit(policy, rig.policy) - per_rig.get(rig.id, 0) for rig in rigs},

@@ -176,6 +176,13 @@ def test_lose_vanished_says_how(oom: bool, exit_code: int | None, code: FailureC
     check(working_on(live), after(2), "lose_vanished", [action], after(2))
 
 
+def test_lose_vanished_after_a_reboot_is_nobodys_fault() -> None:
+    live = running(seen="absent", seen_at=after(1))
+    (lost,) = decide(working_on(live, outage=True), after(2), Policy()).actions
+    assert isinstance(lost, Lose)
+    assert (lost.code, lost.code.failure_class) == (FailureCode.NODE_LOST, FailureClass.INFRA)
+
+
 @pytest.mark.parametrize(
     ("left_s", "outage", "lost"), [(0.001, False, False), (0, False, True), (-1, False, True), (-1, True, False)]
 )

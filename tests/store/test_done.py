@@ -6,7 +6,7 @@ import pytest
 from sqlalchemy import func, select, text
 
 from gastown.agent.protocol import Done
-from gastown.commands import attempt, work
+from gastown.commands import attempt, towns, work
 from gastown.db import transaction
 from gastown.errors import UsageError
 from gastown.models import MergeRequest
@@ -24,6 +24,7 @@ from gastown.store.attempts import Fenced
 from tests.builders import (
     BASE,
     HEAD,
+    a_node,
     agent_of,
     bead_of,
     now,
@@ -96,8 +97,11 @@ def test_done_without_commits_is_no_merge(town_id: int, clock: Clock) -> None:
 def test_done_again_gets_the_same_answer_and_does_nothing(town_id: int, done: Done, answer: str) -> None:
     """S27, model: done_repeatable. Also once the next attempt is under way."""
     dispatch = make()
+    if done.outcome == "stopped":
+        drain()
     assert [finish(dispatch, done) for _ in range(3)] == [answer] * 3
     assert finish(dispatch, SUCCEEDED) == answer  # whatever it says now
+    back_again()
     tick()
     assert finish(dispatch, done) == answer
     with transaction() as session:
@@ -141,10 +145,30 @@ def test_failed(town_id: int, clock: Clock, said: str | None, code: str) -> None
     assert (agent_of(dispatch).status, agent_of(dispatch).bead_id) == (AgentStatus.IDLE, bead.id)
 
 
+def test_stopped_without_a_drain_counts(town_id: int) -> None:
+    """An agent that signals its own supervisor would be started again for ever, at full speed and free of charge."""
+    dispatch = make()
+    assert finish(dispatch, Done(outcome="stopped", code="drained")) == "failed"
+    assert (now(dispatch).code, now(dispatch).failure_class) == ("stopped_unasked", "agent")
+    assert committed(lambda session: attempts.count_failures(session, bead_of(dispatch), None)) == 1
+
+
+def drain() -> None:
+    committed(lambda session: towns.drain_node(session, a_node(session).name))
+
+
+def back_again() -> None:
+    committed(lambda session: towns.beat_node(session, a_node(session).name, "process", 8))
+
+
 def test_stopped_by_a_drain_counts_nothing_and_goes_on(town_id: int) -> None:
     dispatch = make()
+    drain()
     assert finish(dispatch, Done(outcome="stopped", wip_sha="c" * 40)) == "stopped"
     assert (now(dispatch).code, now(dispatch).wip_sha) == (StopCode.DRAINED, "c" * 40)
+    tick()
+    assert live() == []  # nothing is started on a node that drains
+    back_again()
     tick()
     assert [each.epoch for each in live()] == [2]
     assert committed(lambda session: attempts.count_failures(session, bead_of(dispatch), None)) == 0

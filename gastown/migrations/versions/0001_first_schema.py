@@ -57,6 +57,7 @@ def upgrade() -> None:
         sa.Column("runtime", sa.Text(), nullable=False),
         sa.Column("capacity", sa.Integer(), nullable=False),
         sa.Column("heartbeat_at", sa.DateTime(timezone=True), server_default=sa.text("gastown_now()"), nullable=False),
+        sa.Column("draining_at", sa.DateTime(timezone=True), nullable=True),
         sa.Column("created_at", sa.DateTime(timezone=True), server_default=sa.text("gastown_now()"), nullable=False),
         sa.CheckConstraint("capacity > 0", name=op.f("nodes_capacity_check")),
         sa.PrimaryKeyConstraint("id", name=op.f("nodes_pkey")),
