@@ -8,7 +8,8 @@ from functools import cache
 from typing import Any, TypeVar
 
 from sqlalchemy import DateTime, Engine, Function, create_engine, func
-from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, NotSupportedError, ProgrammingError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session
 
 from gastown.errors import DatabaseUnavailable
@@ -21,6 +22,8 @@ TIMEOUTS = "-c statement_timeout=5s -c lock_timeout=2s -c idle_in_transaction_se
 UTC = "-c timezone=UTC"  # what is read has one zone, wherever the server is: days of the log, times in reasons
 TIMED_OUT = {"55P03", "57014"}  # a lock, a statement
 TRY_AGAIN = {"40001", "40P01"}  # serialization failure, deadlock: the same again can work
+CALLERS_FAULTS = (IntegrityError, DataError, ProgrammingError, NotSupportedError)
+CALLERS_STATES = {"25P02", "54000", "54001", "54011", "54023"}  # went on after an error; a limit of Postgres
 
 
 def gastown_now() -> Function[datetime]:
@@ -45,16 +48,22 @@ def _engine_of(pid: int) -> Engine:
 
 @contextmanager
 def transaction() -> Iterator[Session]:
-    """One transaction, committed at the end. Raises DatabaseUnavailable when Postgres is away, or too slow."""
+    """One transaction, committed at the end.
+
+    Raises DatabaseUnavailable when Postgres is away, too slow, full, read-only, or anything else that the caller did
+    not bring about: whoever survives a temporary error survives all of these. The caller's own faults pass unchanged.
+    """
     try:
         with Session(engine(), expire_on_commit=False) as session, session.begin():
             yield session
-    except OperationalError as error:
-        if error.connection_invalidated or _is_connection_failure(error):
-            raise DatabaseUnavailable(f"Postgres cannot be reached: {_first_line(error)}", hint="gastown up") from error
-        if getattr(error.orig, "sqlstate", None) in TIMED_OUT:
-            raise DatabaseUnavailable(f"Postgres took too long: {_first_line(error)}", hint="try again") from error
+    except PoolTimeout as error:
+        raise DatabaseUnavailable("all connections of this process are in use", hint="try again") from error
+    except CALLERS_FAULTS:
         raise
+    except DBAPIError as error:
+        if _sqlstate(error) in CALLERS_STATES:
+            raise
+        raise _unavailable(error) from error
 
 
 def in_transaction(work: Callable[[Session], T]) -> T:
@@ -62,17 +71,31 @@ def in_transaction(work: Callable[[Session], T]) -> T:
     try:
         with transaction() as session:
             return work(session)
-    except DBAPIError as error:
-        if getattr(error.orig, "sqlstate", None) not in TRY_AGAIN:
+    except DatabaseUnavailable as error:
+        if _sqlstate(error.__cause__) not in TRY_AGAIN:
             raise
     with transaction() as session:
         return work(session)
 
 
-def _is_connection_failure(error: OperationalError) -> bool:
-    state = getattr(error.orig, "sqlstate", None)
+def _unavailable(error: DBAPIError) -> DatabaseUnavailable:
+    if error.connection_invalidated or _is_connection_failure(error):
+        return DatabaseUnavailable(f"Postgres cannot be reached: {_first_line(error)}", hint="gastown up")
+    if _sqlstate(error) in TIMED_OUT:
+        return DatabaseUnavailable(f"Postgres took too long: {_first_line(error)}", hint="try again")
+    if _sqlstate(error) in TRY_AGAIN:
+        return DatabaseUnavailable(f"others were at the same rows: {_first_line(error)}", hint="try again")
+    return DatabaseUnavailable(f"Postgres cannot do it now: {_first_line(error)}", hint="see the log of Postgres")
+
+
+def _sqlstate(error: BaseException | None) -> str | None:
+    return getattr(error.orig, "sqlstate", None) if isinstance(error, DBAPIError) else None
+
+
+def _is_connection_failure(error: DBAPIError) -> bool:
+    state = _sqlstate(error)
     return state is None or state.startswith(("08", "57P")) or state == "53300"
 
 
-def _first_line(error: OperationalError) -> str:
+def _first_line(error: DBAPIError) -> str:
     return (str(error.orig).strip().splitlines() or ["no reason given"])[0]

@@ -4,7 +4,7 @@ import threading
 from datetime import timedelta
 
 import pytest
-from sqlalchemy import func, select, text
+from sqlalchemy import create_engine, func, select, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
@@ -37,16 +37,37 @@ def test_a_deadlock_is_tried_once_more(database: str) -> None:
     assert len(tries) == 3
 
 
-def test_a_deadlock_again_is_the_callers(database: str) -> None:
+def test_a_deadlock_again_is_temporary(database: str) -> None:
     tries = []
 
     def always(session: Session) -> None:
         tries.append(1)
         session.execute(text("DO $$ BEGIN RAISE SQLSTATE '40P01'; END $$"))
 
-    with pytest.raises(DBAPIError):
+    with pytest.raises(DatabaseUnavailable, match="others were at the same rows"):
         in_transaction(always)
     assert len(tries) == 2
+
+
+@pytest.mark.parametrize("state", ["53100", "25006", "53200", "58030", "XX000"])
+def test_a_fault_that_is_not_the_callers_is_temporary(database: str, state: str) -> None:
+    """Disk full, read-only, no memory, an error of the disk, one of Postgres itself."""
+    with pytest.raises(DatabaseUnavailable, match="cannot do it now"), transaction() as session:
+        session.execute(text(f"DO $$ BEGIN RAISE SQLSTATE '{state}'; END $$"))
+
+
+@pytest.mark.parametrize("state", ["23505", "22021", "42P01", "0A000", "54000", "25P02"])
+def test_a_fault_of_the_callers_stays_what_it_is(database: str, state: str) -> None:
+    with pytest.raises(DBAPIError), transaction() as session:
+        session.execute(text(f"DO $$ BEGIN RAISE SQLSTATE '{state}'; END $$"))
+
+
+def test_no_connection_left_is_temporary(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    small = create_engine(database, pool_size=1, max_overflow=0, pool_timeout=0.05)
+    monkeypatch.setattr(db, "engine", lambda: small)
+    with small.connect(), pytest.raises(DatabaseUnavailable, match="in use"), transaction() as session:
+        session.execute(text("SELECT 1"))
+    small.dispose()
 
 
 def test_other_errors_are_not_tried_again(database: str) -> None:

@@ -55,6 +55,8 @@ def _beat(ended: threading.Event) -> None:
             in_transaction(lambda session: services.beat(session, API))
         except GastownError as error:
             log.warning("api_beat_failed", error=str(error))
+        except Exception:  # without this thread no lease runs, so the town would stand still for good
+            log.exception("api_beat_raised")
         ended.wait(services.API_BEAT_S)
 
 

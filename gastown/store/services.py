@@ -2,7 +2,7 @@
 
 from datetime import timedelta
 
-from sqlalchemy import case
+from sqlalchemy import case, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
@@ -20,3 +20,9 @@ def beat(session: Session, name: str) -> None:
     was_silent = Service.alive_at < now - timedelta(seconds=SILENCE_S)
     changes = {"alive_at": now, "back_at": case((was_silent, now), else_=Service.back_at)}
     session.execute(statement.on_conflict_do_update(index_elements=["name"], set_=changes))
+
+
+def is_silent(session: Session, name: str) -> bool:
+    """Whether it was here once, and has said nothing for longer than it may."""
+    silent = select(Service.alive_at < gastown_now() - timedelta(seconds=SILENCE_S)).where(Service.name == name)
+    return bool(session.scalar(silent))

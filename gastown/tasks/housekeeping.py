@@ -81,6 +81,8 @@ def _stay(worker: str, node: str | None) -> None:
                 rejoined = True
         except GastownError as error:
             log.warning("node_beat_failed", node=node, error=str(error))
+        except Exception:  # without this thread the node is lost, and nothing starts on it any more
+            log.exception("node_beat_raised", node=node)
         _stopping.wait(NODE_BEAT_S if rejoined else 1.0)
 
 
