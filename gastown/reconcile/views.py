@@ -51,6 +51,7 @@ class DispatchView:
     seen_at: datetime | None = None  # when that inspection began
     seen_exit_code: int | None = None
     seen_oom: bool = False
+    api_was_away: bool = False  # silent for a while since its last heartbeat
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -85,8 +85,9 @@ def _blockers(session: Session, bead_ids: list[str]) -> dict[str, list[BlockerVi
 
 def _lives(session: Session, bead_ids: list[str]) -> dict[str, DispatchView]:
     statement = (
-        select(Dispatch, Node.name)
+        select(Dispatch, Node.name, Service.back_at)
         .join(Node, Node.id == Dispatch.node_id)
+        .outerjoin(Service, Service.name == API)
         .where(Dispatch.bead_id.in_(bead_ids), Dispatch.status.in_(LIVE))
         .execution_options(populate_existing=True)
     )
@@ -105,8 +106,9 @@ def _lives(session: Session, bead_ids: list[str]) -> dict[str, DispatchView]:
             seen_at=row.seen_at,
             seen_exit_code=row.seen_exit_code,
             seen_oom=bool(row.seen_oom),
+            api_was_away=row.heartbeat_at is not None and back_at is not None and back_at > row.heartbeat_at,
         )
-        for row, node in session.execute(statement)
+        for row, node, back_at in session.execute(statement)
     }
 
 

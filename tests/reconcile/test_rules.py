@@ -177,8 +177,8 @@ def test_lose_vanished_says_how(oom: bool, exit_code: int | None, code: FailureC
 
 
 def test_lose_vanished_after_a_reboot_is_nobodys_fault() -> None:
-    live = running(seen="absent", seen_at=after(1))
-    (lost,) = decide(working_on(live, outage=True), after(2), Policy()).actions
+    live = running(seen="absent", seen_at=after(1), api_was_away=True)
+    (lost,) = decide(working_on(live), after(2), Policy()).actions
     assert isinstance(lost, Lose)
     assert (lost.code, lost.code.failure_class) == (FailureCode.NODE_LOST, FailureClass.INFRA)
 

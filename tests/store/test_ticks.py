@@ -11,7 +11,7 @@ from gastown.agent.protocol import Done
 from gastown.commands import attempt, work
 from gastown.commands.work import NewBead
 from gastown.db import transaction
-from gastown.models import Agent, Bead, DecisionRow, Dispatch, Town
+from gastown.models import Agent, Bead, DecisionRow, Dispatch, Service, Town
 from gastown.reconcile.decision import Decision
 from gastown.reconcile.policy import Policy
 from gastown.reconcile.views import BeadView
@@ -32,6 +32,7 @@ from tests.builders import (
     attempts_on,
     now,
 )
+from tests.calls import make
 from tests.checks import check_invariants, forgotten, replay_decisions
 from tests.conftest import Clock
 from tests.races import Thread, committed, wait_until_blocked
@@ -327,3 +328,14 @@ def test_nothing_is_forgotten_by_the_checks_themselves(town: Town) -> None:
 
 def test_an_api_that_was_never_there_is_an_outage(clock: Clock) -> None:
     assert committed(lambda session: views.api_outage(session, clock.now, Policy()))
+
+
+@pytest.mark.parametrize(("back_s", "code"), [(-100, "vanished"), (-5, "node_lost")])
+def test_what_vanished_while_the_api_was_away(town_id: int, clock: Clock, back_s: float, code: str) -> None:
+    """A reboot: everything was silent since the attempt's last heartbeat, 10 s ago, and its process is gone."""
+    dispatch = make(heartbeat_at=after(-10))
+    with transaction() as session:
+        session.get_one(Service, "api").back_at = after(back_s)
+        attempts.note_seen(session, dispatch.id, clock.now, False, None, False)
+    tick()
+    assert now(dispatch).code == code

@@ -12,14 +12,14 @@ from gastown.states import DispatchStatus, FailureCode, Verdict
 def lose_vanished(view: BeadView, now: datetime, policy: Policy) -> Decision | None:
     """An inspection after its last heartbeat found no process of it: it is gone, and its lease need not run out.
 
-    When the API was away within the last lease, so was its machine perhaps: a reboot is no fault of the agent.
+    When the API was away meanwhile, so was its machine perhaps: a reboot is no fault of the agent.
     """
     live = view.live
     if live is None or live.status is not DispatchStatus.RUNNING or live.seen != "absent":
         return None
     if live.seen_at is None or (live.heartbeat_at is not None and live.seen_at <= live.heartbeat_at):
         return None
-    gone = FailureCode.NODE_LOST if view.outage else FailureCode.VANISHED
+    gone = FailureCode.NODE_LOST if live.api_was_away else FailureCode.VANISHED
     code = FailureCode.OOM if live.seen_oom else gone
     ending = "no exit code is known" if live.seen_exit_code is None else f"exit code {live.seen_exit_code}"
     message = f"the process of attempt {live.epoch} is gone from {live.node} ({ending})"
