@@ -35,6 +35,12 @@ _FORBIDDEN = re.compile(
     r"|protected branch",
     re.IGNORECASE,
 )
+# A push needs more rights than the fetch before it, and nobody is there to type a password.
+_NO_CREDENTIALS = re.compile(
+    r"could not read (username|password)|terminal prompts disabled|authentication failed|error: 401"
+    r"|permission denied \([a-z,-]*(publickey|password|keyboard-interactive)",
+    re.IGNORECASE,
+)
 
 
 def push(job: MergeJob, prepared: Prepared) -> PushOutcome:
@@ -141,6 +147,9 @@ def _meaning(error: GitError, mirror: Mirror, job: MergeJob, sha: str, expected_
             return Dirty(_presentable_paths(blocking))
     if error.refused or _FORBIDDEN.search(output):
         return PushRefused(_words_of_the_remote(error))
+    if _NO_CREDENTIALS.search(output):
+        hint = "give git a credential helper or an ssh key that may push there"
+        return PushRefused(presentable(f"{job.repository} wants a login for pushes; {hint} ({error.reason})"))
     return Unknown(presentable(error.reason))
 
 

@@ -26,6 +26,7 @@ from gastown.refinery.merging import (
     release,
 )
 from gastown.states import HoldCode
+from tests.refinery.remotes import SSH, over_http
 from tests.refinery.rig import WHO, Rig, commit, head
 
 
@@ -242,6 +243,31 @@ def test_refused_by_the_remote(rig: Rig) -> None:
     refused = push(job, outcome)
     assert refused == PushRefused("main is protected: ask Ada (pre-receive hook declined)")
     assert head(rig.remote, "main") == before
+
+
+def test_a_push_without_credentials_is_refused_at_once(bare: Rig) -> None:
+    """S36: whoever may fetch may not always push, and no second try helps."""
+    with over_http(bare.remote) as url:
+        job = replace(bare.work("gt-1", {"new": "new\n"}), repository=url)
+        outcome = prepared(bare, job)
+        refused = push(job, outcome)
+        assert isinstance(refused, PushRefused), refused
+        assert f"{url} wants a login for pushes; give git a credential helper" in refused.reason
+        assert "could not read Username" in refused.reason
+
+
+def test_a_push_with_the_wrong_ssh_key_is_refused_at_once(
+    bare: Rig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = tmp_path / "fake-ssh"
+    script.write_text(SSH)
+    script.chmod(0o755)
+    monkeypatch.setenv("GIT_SSH_COMMAND", str(script))
+    monkeypatch.setenv("GIT_SSH_VARIANT", "simple")
+    job = replace(bare.work("gt-1", {"new": "new\n"}), repository=f"git@localhost:{bare.remote}")
+    refused = push(job, prepared(bare, job))
+    assert isinstance(refused, PushRefused), refused
+    assert "Permission denied (publickey,password)" in refused.reason
 
 
 @pytest.mark.parametrize("branch", ["release/1.x", "größe#1", "a'b", "-x", "semi;colon$HOME`id`"])
