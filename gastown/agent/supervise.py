@@ -29,7 +29,7 @@ from gastown.agent.runs import SELF, RunFiles
 from gastown.agent.salvage import end_earlier, salvage
 from gastown.agent.setup import Setup
 from gastown.agent.signals import Interrupted, Signals
-from gastown.agent.workspace import Workspace, fetch, starting_point
+from gastown.agent.workspace import TwoResults, Workspace, fetch, starting_point
 
 OK_EXIT, INTERNAL_EXIT = 0, 1
 STOP_REPORT_S = 5.0  # for the report of an attempt that is stopped: somebody waits for it to end
@@ -128,7 +128,7 @@ class Supervision:
             raise no_target(mirror, given.branch)
         start = starting_point(mirror, given.bead_id, given.epoch, given.base, target)
         workspace = Workspace(self.home, mirror, given.bead_id, given.epoch, person_of(given), self.spool.note)
-        workspace.make(target, start)
+        workspace.make(given.branch, target, start)
         self.workspace, self.heart.worktree = workspace, workspace.path
 
     def _work(self) -> None:
@@ -221,7 +221,10 @@ class Supervision:
         assert self.pushes is not None
         self.heart.phase = "saving"
         trailers = {"Gastown-Bead": self.launch.bead_id, "Gastown-Dispatch": self.launch.dispatch_id}
-        candidate = self.workspace.candidate(self.assignment.title, trailers)
+        try:
+            candidate = self.workspace.candidate(self.assignment.title, trailers)
+        except TwoResults as error:
+            raise Failed("agent_failed", str(error), 0) from error
         if candidate.head_sha != candidate.base_sha:
             self.pushes.start(head_ref(self.launch.bead_id, self.launch.epoch))
         return Done(outcome="succeeded", base_sha=candidate.base_sha, head_sha=candidate.head_sha, exit_code=0)

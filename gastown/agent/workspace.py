@@ -8,10 +8,11 @@ import os
 import shutil
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from gastown.agent.git import GitError, git
+from gastown.agent.git import GitError, git, succeeds
+from gastown.agent.left import keep_left
 from gastown.agent.mirror import HEADS, TAGS, Mirror
 from gastown.agent.protocol import head_ref, wip_ref
 from gastown.agent.snapshot import Person, Tree, commit_tree, usable, write_tree
@@ -27,6 +28,10 @@ class Candidate:
     head_sha: str
 
 
+class TwoResults(Exception):
+    """The attempt's branch and what is checked out each have work that the other lacks: which is meant?"""
+
+
 class Workspace:
     """home/work/<bead>/<epoch>, a clone on the branch gt/<bead>. Its methods raise GitError and OSError."""
 
@@ -38,40 +43,47 @@ class Workspace:
         self.wip_ref = wip_ref(bead_id, epoch)
         self.left_out: list[str] = []  # as of the last save
         self._note = note
-        self._saved: tuple[str, str] | None = None  # (head, tree)
+        self._saved: tuple[str, str, str | None] | None = None  # (head, tree, aside)
         self._unsaved: list[str] = []
+        self._taken: str | None = None  # the branch's head that was last taken instead of what is checked out
         self.wip_sha: str | None = None
         self._start_file = self.path.with_name(f".start-{epoch}")
-        self.start_sha = self._recorded_start()
+        self.start_sha, self.target_sha = self._recorded_start()
+        self._target_ref = ""  # the target in the clone, where the agent may have fetched it anew
 
-    def make(self, target: str, start: str) -> None:
-        """Clone at `start`. Where that is a snapshot, its content comes back as the uncommitted work it was."""
-        self.target_sha, self.start_sha = target, start
+    def make(self, branch: str, target: str, start: str) -> None:
+        """Clone at `start`, of work for `branch`, which is at `target`.
+
+        Where `start` is a snapshot, its content comes back as the uncommitted work it was.
+        """
+        self.target_sha, self.start_sha, self._target_ref = target, start, f"refs/remotes/origin/{branch}"
         unfinished = self.path.with_name(f".new-{self.epoch}")
         shutil.rmtree(unfinished, ignore_errors=True)
         self.mirror.clone(unfinished, start, f"gt/{self.bead_id}")
         if start != target and _is_snapshot(self.mirror, start):
             git("reset", "--quiet", "--mixed", "HEAD^1", cwd=unfinished)
             self.start_sha = git("rev-parse", "HEAD", cwd=unfinished).strip()
-        self._start_file.write_text(self.start_sha)
+        self._start_file.write_text(f"{self.start_sha}\n{target}\n")
         unfinished.rename(self.path)
 
     def save(self) -> str | None:
         """Keep everything as it is now under the WIP ref in the mirror; returns its SHA when that is news.
 
         Commits are kept as they are, uncommitted work in a snapshot on top. Snapshots form a chain, so that an earlier
-        one stays reachable whatever the agent does to its branch.
+        one stays reachable whatever the agent does to its branch. So does that branch, when it checked out another.
         """
-        tree = self._tree()
-        if (tree.head, tree.sha) == self._saved or (not tree.changed and tree.head == self.start_sha):
+        tree, aside = self._found()
+        if (tree.head, tree.sha, aside) == self._saved:
+            return None
+        if not tree.changed and tree.head == self.start_sha and aside is None:
             return None
         before = self.mirror.resolve(self.wip_ref)
         sha = tree.head
-        if tree.changed or (before and not _contains(self.path, before, tree.head)):
-            parents = [tree.head, *([before] if before and before != tree.head else [])]
-            sha = self._commit(tree, parents, self._snapshot_message())
+        if tree.changed or aside or (before and not _contains(self.path, before, tree.head)):
+            others = dict.fromkeys(parent for parent in (before, aside) if parent and parent != tree.head)
+            sha = self._commit(tree, [tree.head, *others], self._snapshot_message())
         self._keep(sha, self.wip_ref)
-        self._saved, self.wip_sha = (tree.head, tree.sha), sha
+        self._saved, self.wip_sha = (tree.head, tree.sha, aside), sha
         return sha
 
     def candidate(self, title: str, trailers: dict[str, str]) -> Candidate:
@@ -79,8 +91,16 @@ class Workspace:
 
         The base is where this work and the target's head of the attempt's start part. Nothing was changed when the
         result has the content of either: then there is nothing to merge, however many commits say so.
+        Raises TwoResults.
         """
-        tree = self._tree()
+        assert self.target_sha is not None
+        tree, aside = self._found()
+        if aside is not None:
+            raise TwoResults(
+                f"the work is in two places: branch gt/{self.bead_id} ({aside[:12]}) has commits that what is checked "
+                f"out ({tree.head[:12]}) lacks, and that has changes of its own. Both are kept. "
+                f"Bring them together on gt/{self.bead_id}, and leave it checked out"
+            )
         head = tree.head
         if tree.changed:
             lines = "\n".join(f"{name}: {value}" for name, value in trailers.items())
@@ -88,10 +108,40 @@ class Workspace:
         self._keep(head, head_ref(self.bead_id, self.epoch))
         if head != self.target_sha:  # in case nobody hears of it: the next attempt then starts from here
             self._keep(self._after_snapshots(head), self.wip_ref)
-        base = self._merge_base(head) or self.target_sha
+        base = self._merge_base(head, self.target_sha) or self.target_sha
         trees = git("rev-parse", *(f"{sha}^{{tree}}" for sha in (head, base, self.target_sha)), cwd=self.mirror.path)
         mine, theirs, current = trees.split()
         return Candidate(base, base if mine in (theirs, current) else head)
+
+    def _found(self) -> tuple[Tree, str | None]:
+        """The work, and what is aside of it: commits of the attempt's branch that are not checked out.
+
+        When what is checked out adds nothing to that branch (the agent went back to the target), the branch is the
+        work and nothing is aside.
+        """
+        tree, own = self._tree(), self._own_branch()
+        target = self.target_sha or self.start_sha
+        if own is None or target is None or own == tree.head or not self._beyond(own, tree.head, target):
+            return tree, None
+        fetched = [self._target_ref] if self._target_ref and _has(self.path, self._target_ref) else []
+        if tree.changed or self._beyond(tree.head, own, target, *fetched):
+            return tree, own
+        if own != self._taken:
+            self._taken = own
+            self._note(f"{tree.head[:12]} is checked out, and the work is on gt/{self.bead_id}: {own[:12]} is taken")
+        content = git("rev-parse", f"{own}^{{tree}}", cwd=self.path).strip()
+        return replace(tree, head=own, sha=content, head_tree=content), None
+
+    def _own_branch(self) -> str | None:
+        name = f"refs/heads/gt/{self.bead_id}^{{commit}}"
+        with suppress(GitError):  # the agent deleted it; its commits are in the reflog
+            return git("rev-parse", "--verify", "--quiet", name, cwd=self.path).strip()
+        return None
+
+    def _beyond(self, sha: str, *known: str) -> bool:
+        """Whether it has commits that none of these has."""
+        without = (f"^{each}" for each in known)
+        return bool(git("rev-list", "--max-count=1", sha, *without, "--", cwd=self.path).strip())
 
     def _after_snapshots(self, head: str) -> str:
         """`head`, or a snapshot without changes on top of it, so that earlier snapshots stay reachable."""
@@ -104,7 +154,7 @@ class Workspace:
         """Call after the last `save` or `candidate`. False: it holds something that could not be saved, so it stays."""
         if self._unsaved:
             return False
-        self._keep_other_branches()
+        keep_left(self.mirror, self.path, self.bead_id, self.epoch)
         discard(self.path)
         return True
 
@@ -126,11 +176,13 @@ class Workspace:
         self.left_out, self._unsaved = tree.left_out, tree.unsaved
         return tree
 
-    def _recorded_start(self) -> str | None:
+    def _recorded_start(self) -> tuple[str | None, str | None]:
+        """(start, target), as far as they were written down."""
         try:
-            return self._start_file.read_text().strip() or None
+            start, target, *_ = [*self._start_file.read_text().split(), None, None]
         except OSError:
-            return None
+            return None, None
+        return start, target
 
     def _replace_git(self) -> None:
         """Set a broken .git aside, so that the files count as changes to what the attempt started from."""
@@ -163,22 +215,10 @@ class Workspace:
             self._note(f"removed a stale lock on {ref} ({error.reason})")
             self.mirror.keep(self.path, f"+{sha}:{ref}")
 
-    def _merge_base(self, head: str) -> str | None:
+    def _merge_base(self, head: str, target: str) -> str | None:
         with suppress(GitError):
-            return git("merge-base", head, self.target_sha, cwd=self.mirror.path).strip()
+            return git("merge-base", head, target, cwd=self.mirror.path).strip()
         return None
-
-    def _keep_other_branches(self) -> None:
-        """Branches, tags and stashes that the agent made in its clone may hold commits found nowhere else."""
-        own = f"refs/heads/gt/{self.bead_id}"
-        names = git("for-each-ref", "--format=%(refname)", "refs/heads", "refs/stash", cwd=self.path).splitlines()
-        refspecs = [
-            f"+{name}:refs/gastown/left/{self.bead_id}/{self.epoch}/{name.removeprefix('refs/')}"
-            for name in names
-            if name != own
-        ]
-        if refspecs:
-            self.mirror.keep(self.path, *refspecs)
 
 
 def fetch(mirror: Mirror, bead_id: str, previous_epochs: Sequence[int], base: str | None) -> None:
@@ -251,6 +291,10 @@ def one_line(title: str) -> str:
 def _is_snapshot(mirror: Mirror, sha: str) -> bool:
     message = git("log", "-1", f"--format=%(trailers:key={SNAPSHOT})", sha, cwd=mirror.path)
     return bool(message.strip())
+
+
+def _has(worktree: Path, ref: str) -> bool:
+    return succeeds("rev-parse", "--verify", "--quiet", f"{ref}^{{commit}}", cwd=worktree)
 
 
 def _contains(worktree: Path, ancestor: str, descendant: str) -> bool:
