@@ -9,7 +9,7 @@ from pathlib import Path
 
 from gastown.commands import towns
 from gastown.db import in_transaction
-from gastown.errors import GastownError
+from gastown.errors import GastownError, RuntimeUnavailable
 from gastown.runtimes.process import ProcessRuntime
 from gastown.settings import get_settings
 
@@ -17,13 +17,28 @@ GRACE_S = 60.0
 
 
 def drain(home: Path, *, grace_s: float = GRACE_S) -> int:
-    """Stop every attempt of this home, all at once, each with `grace_s` to save its work; how many there were."""
-    _announce()
+    """Stop every attempt of this home, all at once, each with `grace_s` to save its work; how many there were.
+
+    Raises RuntimeUnavailable at the end, naming those that could not be stopped: one must not cost the others' work.
+    """
     runtime = ProcessRuntime(home)
     names = runtime.list_names()
-    if names:
-        with ThreadPoolExecutor(len(names)) as pool:
-            list(pool.map(lambda name: runtime.stop(name, grace_s=grace_s), names))
+    if not names:
+        return 0
+    _announce()
+
+    def stop(name: str) -> str | None:
+        try:
+            runtime.stop(name, grace_s=grace_s)
+        except Exception as error:  # noqa: BLE001 (whatever it is, it is said, and the others are stopped)
+            return f"{name}: {error}"
+        return None
+
+    with ThreadPoolExecutor(len(names)) as pool:
+        failures = [failure for failure in pool.map(stop, names) if failure is not None]
+    if failures:
+        what = f"{len(failures)} of {len(names)} attempts could not be stopped: {'; '.join(failures)}"
+        raise RuntimeUnavailable(what, hint="gastown down")
     return len(names)
 
 
@@ -33,8 +48,18 @@ def _announce() -> None:
     try:
         in_transaction(lambda session: towns.drain_node(session, node))
     except GastownError as error:
-        sys.stdout.write(f"the drain of {node} could not be noted: {error}\n")
+        sys.stderr.write(f"the drain of {node} could not be noted: {error}\n")
+
+
+def main() -> int:
+    try:
+        stopped = drain(get_settings().home, grace_s=float(sys.argv[1]))
+    except GastownError as error:
+        sys.stderr.write(f"{error}\n")
+        return error.exit_code
+    sys.stdout.write(f"{stopped} attempts stopped\n")
+    return 0
 
 
 if __name__ == "__main__":
-    sys.stdout.write(f"{drain(get_settings().home, grace_s=float(sys.argv[1]))} attempts stopped\n")
+    sys.exit(main())

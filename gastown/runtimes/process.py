@@ -96,10 +96,10 @@ class ProcessRuntime:
             raise RuntimeUnavailable(f"processes of {name} were killed and do not end")
 
     def list_names(self) -> list[str]:
-        node = runs.node_mark(self._home).encode()
-        found = processes.marked(runs.NODE)
-        names = {os.fsdecode(e[runs.DISPATCH.encode()]) for e in found.values() if e[runs.NODE.encode()] == node}
-        return sorted(names)
+        """An agent can start a process with any environment, so a mark may be missing or be no name at all."""
+        found = processes.marked(runs.NODE, runs.node_mark(self._home)).values()
+        names = {os.fsdecode(environment.get(runs.DISPATCH.encode(), b"")) for environment in found}
+        return sorted(name for name in names if self._files(name) is not None)
 
     def run(self, spec: CommandSpec, *, should_stop: Callable[[], bool] | None = None) -> CommandResult:
         owner = runs.node_mark(self._home)

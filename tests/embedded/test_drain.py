@@ -7,6 +7,7 @@ import pytest
 from stacks import wait_for
 
 from gastown.cli.drain import drain
+from gastown.errors import RuntimeUnavailable
 from gastown.runtimes import RunSpec
 from gastown.runtimes.process import ProcessRuntime
 
@@ -31,3 +32,20 @@ def test_every_attempt_of_the_home_ends_and_no_other(own_home: Path, tmp_path: P
         theirs.stop(names[2], grace_s=0)
         for name in names[:2]:
             ours.stop(name, grace_s=0)
+
+
+def test_one_that_cannot_be_stopped_is_named_and_the_others_are_stopped(
+    own_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stopped = []
+
+    def stop(self: ProcessRuntime, name: str, *, grace_s: float) -> None:
+        if name == "a":
+            raise RuntimeUnavailable("it hangs")
+        stopped.append(name)
+
+    monkeypatch.setattr(ProcessRuntime, "list_names", lambda self: ["a", "b", "c"])
+    monkeypatch.setattr(ProcessRuntime, "stop", stop)
+    with pytest.raises(RuntimeUnavailable, match="1 of 3 attempts could not be stopped: a: it hangs"):
+        drain(own_home)
+    assert sorted(stopped) == ["b", "c"]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from gastown.agent import processes
+from gastown.agent import processes, runs
 from gastown.agent.command import MARK
 from gastown.errors import RuntimeUnavailable, StartRefused
 from gastown.runtimes import CommandSpec, RunSpec
@@ -188,3 +188,19 @@ def test_inspection_is_quick(town: Town) -> None:
 
     assert fastest(attempt.name) < 0.005
     assert fastest("never-was") < 0.0001 * len(list(processes.processes())) + 0.01
+
+
+def test_a_process_without_a_name_or_with_none_of_ours_is_not_listed(town: Town) -> None:
+    """An agent may start what it likes; one such process must not break the sweep, the drain, and `down`."""
+    attempt = town.sling("echo up; sleep 300")
+    town.start(attempt)
+    mark = {runs.NODE: runs.node_mark(town.home)}
+    odd: list[dict[str, str]] = [{}, {runs.DISPATCH: ""}, {runs.DISPATCH: "../../etc"}, {runs.DISPATCH: "\udcff"}]
+    others = [subprocess.Popen(["/bin/sleep", "300"], env={**mark, **each}) for each in odd]
+    try:
+        eventually(lambda: len(processes.marked(runs.NODE, mark[runs.NODE])) >= len(others) + 1)
+        assert town.runtime.list_names() == [attempt.name]
+    finally:
+        for other in others:
+            other.kill()
+            other.wait()
