@@ -6,11 +6,12 @@ from uuid import UUID
 import structlog
 from celery import Task
 from celery.signals import task_failure
+from sqlalchemy.orm import Session
 
 from gastown.beat_schedule import EVERYWHERE
-from gastown.celery_app import app
+from gastown.celery_app import app, node_queue
 from gastown.db import in_transaction, transaction
-from gastown.errors import GastownError, RuntimeUnavailable, StartRefused
+from gastown.errors import GastownError, RuntimeUnavailable, StartRefused, UsageError
 from gastown.reconcile.actions import InspectContainers
 from gastown.runtimes import RunSpec, Runtime, Status, registry
 from gastown.settings import get_settings
@@ -123,16 +124,20 @@ def stop_container(dispatch_id: str) -> None:
 
 
 @app.task(name="gastown.inspect_containers", max_retries=0, soft_time_limit=30, time_limit=40)
-def inspect_containers(node: str | None = None) -> None:
-    """Write down what is there of a node's live attempts, end what is fenced.
+def inspect_containers(node: str | None = None, sweep: bool = False) -> None:
+    """Write down what is there of a node's live attempts; with `sweep`, end what is fenced.
 
-    None: a message for each node with work, "*": for every node, since what is fenced may be all that runs there.
+    None: a message for each node with work. "*": one with `sweep` for every node, since what is fenced may be all that
+    runs there. Not more often: each stop can hold a process of the pool for STOP_GRACE_S, and ticks need them too.
     """
     if node is None or node == EVERYWHERE:
         with transaction() as session:
             nodes = reads.busy_nodes(session) if node is None else reads.all_nodes(session)
         for each in nodes:
-            publish(InspectContainers(node=each))
+            if node is None:
+                publish(InspectContainers(node=each))
+            else:
+                send("gastown.inspect_containers", each, True, queue=node_queue(each), expires_s=STOP_GRACE_S)
         return
     with transaction() as session:
         began = claims.clock(session)
@@ -144,7 +149,8 @@ def inspect_containers(node: str | None = None) -> None:
             gone |= _note(dispatch_id, began, status)
     if gone:
         poke()
-    _sweep(node)
+    if sweep:
+        _sweep(node)
 
 
 def _look(runtime: Runtime, dispatch_id: UUID) -> Status | None:
@@ -169,6 +175,14 @@ def _sweep(node: str) -> None:
         return
     names = registry.get(runtime_name).list_names()
     with transaction() as session:
-        fenced = [name for name in names if reads.runtime_of_fenced(session, uuid_of(name)) is not None]
+        fenced = [name for name in names if _is_fenced(session, name)]
     for name in fenced:
-        send("gastown.stop_container", name, queue=f"node.{node}", expires_s=60)
+        send("gastown.stop_container", name, queue=node_queue(node), expires_s=60)
+
+
+def _is_fenced(session: Session, name: str) -> bool:
+    """A name is what a process says of itself: one that is no dispatch of ours is left alone."""
+    try:
+        return reads.runtime_of_fenced(session, uuid_of(name)) is not None
+    except UsageError:
+        return False
