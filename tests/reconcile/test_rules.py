@@ -209,14 +209,32 @@ def test_await_agent(lease_s: float | None, outage: bool, look_s: float) -> None
 MERGING, PUSHING = MergeStatus.IN_PROGRESS, MergeStatus.PUSHING
 
 
+@pytest.mark.parametrize(("status", "words"), [(MERGING, "being merged into main"), (PUSHING, "being pushed to main")])
+def test_await_merge(status: MergeStatus, words: str) -> None:
+    view = in_review(status=status, lease_expires_at=after(1))
+    check(view, NOON, "await_merge", [], after(1))
+    assert decide(view, NOON, Policy()).reason == words
+
+
+@pytest.mark.parametrize(
+    ("left_s", "words"),
+    [
+        (1, "being pushed to main, so far without an answer: no route"),
+        (0, "the push to main had no answer (no route); the target is looked at"),
+    ],
+)
+def test_a_push_without_an_answer_says_so(left_s: float, words: str) -> None:
+    held = {"held_code": "unreachable", "held_reason": "no route"}
+    view = in_review(status=PUSHING, lease_expires_at=after(left_s), **held)
+    assert decide(view, NOON, Policy()).reason == words
+
+
 @pytest.mark.parametrize(
     ("status", "left_s", "actions", "look_s"),
     [
-        (MERGING, 1, [], 1),
         (MERGING, 0, [ReclaimMerge(merge_id=3)], 0),
         (MERGING, -1, [ReclaimMerge(merge_id=3)], 0),
         (MERGING, None, [ReclaimMerge(merge_id=3)], 0),
-        (PUSHING, 1, [], 1),
         (PUSHING, 0, [ASK], 10),  # never back into the queue: the target has to be looked at
         (PUSHING, -1, [ASK], 10),
     ],

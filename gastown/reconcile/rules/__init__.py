@@ -21,6 +21,7 @@ RULES: tuple[Rule, ...] = (
     running.lose_vanished,
     running.lose_silent,
     running.await_agent,
+    merging.await_merge,
     merging.reclaim_expired,
     merging.hold_merge,
     merging.queue_behind,

@@ -5,24 +5,40 @@ from datetime import datetime, timedelta
 from gastown.reconcile.actions import AskMerge, ReclaimMerge
 from gastown.reconcile.decision import Decision
 from gastown.reconcile.policy import Policy
-from gastown.reconcile.views import BeadView
-from gastown.states import BeadStatus, MergeStatus, Verdict
+from gastown.reconcile.views import BeadView, MergeView
+from gastown.states import MERGING, BeadStatus, HoldCode, MergeStatus, Verdict
+
+
+def await_merge(view: BeadView, now: datetime, policy: Policy) -> Decision | None:
+    """It is being merged or pushed: the lease on it runs."""
+    merge = view.merge
+    if merge is None or merge.status not in MERGING:
+        return None
+    if merge.lease_expires_at is None or now >= merge.lease_expires_at:
+        return None
+    what = "merged into" if merge.status is MergeStatus.IN_PROGRESS else "pushed to"
+    unknown = f", so far without an answer: {merge.held_reason}" if _had_no_answer(merge) else ""
+    return Decision(Verdict.AWAITING_MERGE, f"being {what} {merge.target}{unknown}", (), merge.lease_expires_at)
 
 
 def reclaim_expired(view: BeadView, now: datetime, policy: Policy) -> Decision | None:
     """The worker of a merge is gone. Before the push it is queued again; in the push, the target is looked at."""
     merge = view.merge
-    if merge is None or merge.status not in (MergeStatus.IN_PROGRESS, MergeStatus.PUSHING):
+    if merge is None or merge.status not in MERGING:
         return None
-    expiry = merge.lease_expires_at or now
-    if now < expiry:
-        return Decision(Verdict.AWAITING_MERGE, f"being merged into {merge.target}", (), expiry)
     if merge.status is MergeStatus.PUSHING:
         again = now + timedelta(seconds=policy.merge_look_s)
-        reason = f"the worker that pushed to {merge.target} is gone; the target is looked at"
+        why = f"the worker that pushed to {merge.target} is gone"
+        if _had_no_answer(merge):
+            why = f"the push to {merge.target} had no answer ({merge.held_reason})"
+        reason = f"{why}; the target is looked at"
         return Decision(Verdict.AWAITING_MERGE, reason, (AskMerge(merge_id=merge.id),), again)
     reason = f"the worker that merged into {merge.target} is gone; merged anew"
     return Decision(Verdict.AWAITING_MERGE, reason, (ReclaimMerge(merge_id=merge.id),), now)
+
+
+def _had_no_answer(merge: MergeView) -> bool:
+    return merge.status is MergeStatus.PUSHING and merge.held_code == HoldCode.UNREACHABLE
 
 
 def hold_merge(view: BeadView, now: datetime, policy: Policy) -> Decision | None:
