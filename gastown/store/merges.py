@@ -13,7 +13,7 @@ from gastown.db import gastown_now
 from gastown.errors import Refused
 from gastown.models import Bead, BeadDependency, Dispatch, MergeRequest, Rig
 from gastown.states import MERGING, BeadStatus, HoldCode, MergeStatus, Resolution
-from gastown.store import staging
+from gastown.store import looks, staging
 from gastown.store.moves import MoveLost, lock_bead, lock_beads, move, record, set_bead, wake
 from gastown.store.policies import policy_of
 
@@ -58,6 +58,8 @@ class MergeOrder:
     own_staged_sha: str | None  # this request's merge commit, gated, waiting for a clean checkout
     staged_sha: str | None  # the newest such commit of others, on which this merge stacks
     pushing_sha: str | None  # an earlier worker may have pushed this one
+    held_code: str | None  # what held it until now
+    held_reason: str | None
 
 
 def claim_merge(session: Session, merge_id: int, worker: str) -> MergeOrder | None:
@@ -112,6 +114,8 @@ def claim_merge(session: Session, merge_id: int, worker: str) -> MergeOrder | No
         own_staged_sha=request.staged_sha,
         staged_sha=staging.newest_staged(session, request),
         pushing_sha=pushing_sha,
+        held_code=request.held_code,
+        held_reason=request.held_reason,
     )
 
 
@@ -208,7 +212,7 @@ def hold(
         "held_output": output.replace("\x00", "")[-HELD_OUTPUT_CHARACTERS:] or None,
         "staged_sha": staged_sha,
         "staged_at": request.staged_at or gastown_now() if staged_sha else None,
-        "look_at": gastown_now() + timedelta(seconds=look_s) if look_again else None,
+        "look_at": looks.next_look(session, request, code, reason, look_s) if look_again else None,
         "asked_at": None,
     }
     if not move(session, MergeRequest, order.id, sources, MergeStatus.OPEN, **values):
@@ -217,8 +221,23 @@ def hold(
         staging.unstage(session, request)
     wake(session, bead.id)
     wake_next(session, request)
-    if request.held_code != code or request.held_reason != reason:
-        record(session, bead.town_id, "merge_held", reason, actor="refinery", bead_id=bead.id, code=code)
+    if not looks.is_same(request, code, reason):
+        record(session, bead.town_id, looks.HELD, reason, actor="refinery", bead_id=bead.id, code=code)
+    return True
+
+
+def note_unknown(session: Session, order: MergeOrder, reason: str) -> bool:
+    """A push gave no answer. It stays `pushing`, so that no cancel gets in, until somebody has looked at the target."""
+    found = _ours(session, order)
+    if found is None or found[1].status != MergeStatus.PUSHING:
+        return False
+    bead, request = found
+    code = HoldCode.UNREACHABLE
+    look_at = looks.next_look(session, request, code, reason, order.lease_s)
+    _update(session, order.id, held_code=code, held_reason=reason, lease_expires_at=look_at, step="push: no answer")
+    wake(session, bead.id)
+    if not looks.is_same(request, code, reason):
+        record(session, bead.town_id, looks.HELD, reason, actor="refinery", bead_id=bead.id, code=code)
     return True
 
 

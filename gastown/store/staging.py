@@ -8,14 +8,17 @@ from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from gastown.models import MergeRequest
-from gastown.states import MergeStatus
+from gastown.states import HoldCode, MergeStatus
 from gastown.store.moves import wake
 
 BEFORE_THE_PUSH = (MergeStatus.OPEN, MergeStatus.IN_PROGRESS)
 
 
 def newest_staged(session: Session, request: MergeRequest) -> str | None:
-    """The tip of the stack of others on this target, on which the next merge is prepared."""
+    """The tip of the stack of others on this target, on which the next merge is prepared.
+
+    One that could not be pushed is no such tip: it waits for the remote, not for the checkout.
+    """
     statement = (
         select(MergeRequest.staged_sha)
         .where(
@@ -24,6 +27,7 @@ def newest_staged(session: Session, request: MergeRequest) -> str | None:
             MergeRequest.id != request.id,
             MergeRequest.status == MergeStatus.OPEN,
             MergeRequest.staged_sha.is_not(None),
+            MergeRequest.held_code.is_distinct_from(HoldCode.UNREACHABLE),
         )
         .order_by(MergeRequest.staged_at.desc(), MergeRequest.id.desc())
         .limit(1)

@@ -90,9 +90,13 @@ def _give_back(order: MergeOrder, code: HoldCode, reason: str) -> None:
     """Only before the push. One that was pushing stays so until somebody has looked at the target."""
     log.warning("merge_given_back", merge_request=order.id, code=code, reason=reason)
     again = code is HoldCode.UNREACHABLE
-    in_transaction(
-        lambda session: merges.hold(session, order, code, reason, sources=(MergeStatus.IN_PROGRESS,), look_again=again)
+    before = (MergeStatus.IN_PROGRESS,)
+    kept = order.own_staged_sha if again else None
+    held = in_transaction(
+        lambda session: merges.hold(session, order, code, reason, sources=before, look_again=again, staged_sha=kept)
     )
+    if not held:
+        in_transaction(lambda session: merges.note_unknown(session, order, reason))
 
 
 def _job(order: MergeOrder) -> merging.MergeJob:
@@ -136,12 +140,19 @@ def _merge(order: MergeOrder, job: merging.MergeJob, lease: Lease) -> None:
 
 
 def _settle(order: MergeOrder, job: merging.MergeJob) -> None:
-    """An earlier worker died in its push: the target says whether it arrived."""
-    assert order.pushing_sha is not None
-    if merging.contains(job, order.pushing_sha):
-        _record(order, order.pushing_sha)
+    """An earlier push had no answer, or no worker to hear it: the target says whether it arrived.
+
+    If not, its gates are passed already: the same commit is pushed again, at once when only the worker was gone.
+    """
+    sha, code, reason = order.pushing_sha, HoldCode.UNREACHABLE, order.held_reason or ""
+    assert sha is not None
+    if merging.contains(job, sha):
+        _record(order, sha)
+    elif order.held_code == code:
+        in_transaction(lambda session: merges.hold(session, order, code, reason, staged_sha=sha, look_again=True))
     else:
-        in_transaction(lambda session: merges.requeue(session, order, "the push had not arrived; merged anew"))
+        again = merging.Prepared(merge_sha=sha, base_sha=sha, expected_sha=sha)
+        _close_push(order, job, again, merging.land(job, sha))
 
 
 def _push(order: MergeOrder, job: merging.MergeJob, prepared: merging.Prepared, lease: Lease) -> None:
@@ -181,8 +192,8 @@ def _close_push(
         case merging.PushRefused(reason=refused):
             in_transaction(lambda session: merges.hold(session, order, HoldCode.PUSH_REFUSED, refused))
         case merging.Unknown(reason=unknown):
-            # stays `pushing`: when the lease is over, the target is looked at
             log.warning("push_unknown", merge_request=order.id, reason=unknown)
+            in_transaction(lambda session: merges.note_unknown(session, order, unknown))
         case _:
             assert_never(outcome)
 

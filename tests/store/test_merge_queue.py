@@ -1,5 +1,7 @@
 """The queue of merges into one target: holds, who is next and who is woken, and stacks on a dirty checkout."""
 
+from datetime import timedelta
+
 import pytest
 from sqlalchemy import select
 
@@ -50,6 +52,44 @@ def test_hold_keeps_the_output_and_says_it_once(town_id: int, clock: Clock) -> N
     assert bead(request).wake_at == after(10)
     with transaction() as session:
         assert session.scalars(select(Event.kind).where(Event.kind == "merge_held")).all() == ["merge_held"] * 2
+
+
+@pytest.mark.parametrize(
+    ("code", "looks_s"),
+    [
+        (HoldCode.UNREACHABLE, [10, 10, 20, 40, 80, 160, 300, 300]),
+        (HoldCode.HEAD_MISSING, [10, 10, 20, 40, 80, 160, 300, 300]),
+        (DIRTY, [10, 10, 20, 30, 30]),
+    ],
+)
+def test_what_waits_long_is_looked_at_less_often(
+    town_id: int, clock: Clock, code: HoldCode, looks_s: list[float]
+) -> None:
+    request = make()
+    for wait_s in looks_s:
+        assert hold(claim(request), code, look_again=True)
+        assert now(request).look_at == clock.now + timedelta(seconds=wait_s)
+        clock.advance(wait_s)
+
+
+def test_a_new_hold_is_looked_at_soon(town_id: int, clock: Clock) -> None:
+    request = make()
+    hold(claim(request), HoldCode.UNREACHABLE, look_again=True)
+    clock.advance(3600)
+    hold(claim(request), HoldCode.UNREACHABLE, look_again=True)
+    assert now(request).look_at == clock.now + timedelta(seconds=300)
+    committed(lambda session: work.retry(session, town_id, request.bead_id))
+    hold(claim(request), HoldCode.UNREACHABLE, look_again=True)
+    assert now(request).look_at == clock.now + timedelta(seconds=10)
+    with transaction() as session:
+        assert session.scalars(select(Event.kind).where(Event.kind == "merge_held")).all() == ["merge_held"] * 2
+
+
+def test_nothing_stacks_on_what_could_not_be_pushed(town_id: int, clock: Clock) -> None:
+    """It waits for the remote: a merge on top of it would wait for a checkout that nobody has to clean up."""
+    first, second = make(), make()
+    assert hold(claim(first), HoldCode.UNREACHABLE, staged_sha="1" * 40, look_again=True)
+    assert claim(second).staged_sha is None
 
 
 def test_retry_of_a_merge_that_nothing_holds_is_refused(town_id: int) -> None:

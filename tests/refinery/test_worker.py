@@ -1,0 +1,107 @@
+"""The merge task from claim to record, on a real repository: what is done after a push without an answer."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from gastown.agent.git import git
+from gastown.commands import work
+from gastown.db import in_transaction, transaction
+from gastown.errors import Refused
+from gastown.models import MergeRequest
+from gastown.states import HoldCode, MergeStatus
+from gastown.store import merges
+from gastown.tasks.merge import merge
+from tests.builders import a_merge, a_node, a_rig, now, the_api_is_there
+from tests.conftest import Clock
+from tests.refinery.rig import Rig, head
+from tests.store.merging import asked, bead, claim
+from tests.ticks import tick
+from tests.views import after
+
+
+@pytest.fixture
+def gated(tmp_path: Path) -> Path:
+    """A file that gets a line each time the gate runs."""
+    return tmp_path / "gated"
+
+
+@pytest.fixture
+def request_(checkout: Rig, gated: Path, clock: Clock) -> MergeRequest:
+    """One merge into a person's own checkout, with one gate."""
+    with transaction() as session:
+        the_api_is_there(session)
+        a_node(session)
+        gates = [f"echo once >> {gated}"]
+        values = {"gates": gates, "environment": {"PATH": os.environ["PATH"]}}
+        assert a_rig(session, repository=str(checkout.remote), **values).id == 1
+        return a_merge(session, head_sha=checkout.work("gt-1", {"new": "new\n"}).head_sha)
+
+
+def test_a_push_without_an_answer_is_looked_at_held_and_pushed_again_ungated(
+    checkout: Rig, request_: MergeRequest, gated: Path, clock: Clock
+) -> None:
+    """G6, S36: a stale lock of git's in the checkout."""
+    lock = checkout.remote / ".git" / "index.lock"
+    lock.write_text("")
+    merge.run(request_.id)
+    pushing = now(request_)
+    assert (pushing.status, pushing.held_code) == (MergeStatus.PUSHING, HoldCode.UNREACHABLE)
+    assert "index.lock" in (pushing.held_reason or "")
+    with pytest.raises(Refused, match="is being pushed"):
+        in_transaction(lambda session: work.cancel(session, request_.town_id, request_.bead_id))
+    tick()
+    assert "index.lock" in (bead(request_).verdict_reason or "")
+    clock.advance(45)
+    tick()
+    assert asked() == [request_.id]
+    merge.run(request_.id)
+    held = now(request_)
+    assert (held.status, held.held_code, held.staged_sha) == (
+        MergeStatus.OPEN,
+        HoldCode.UNREACHABLE,
+        pushing.merge_sha,
+    )
+    assert held.look_at == after(90)
+    lock.unlink()
+    clock.advance(45)
+    tick()
+    merge.run(request_.id)
+    assert (now(request_).status, now(request_).merged_sha) == (MergeStatus.CLOSED, pushing.merge_sha)
+    assert head(checkout.remote) == pushing.merge_sha
+    assert gated.read_text() == "once\n"
+
+
+def test_a_push_whose_worker_died_before_it_is_made_by_the_next_one(
+    checkout: Rig, request_: MergeRequest, gated: Path, clock: Clock
+) -> None:
+    job = checkout.work("gt-2", {"other": "1\n"})
+    prepared = checkout.prepare(job)
+    order = claim(request_)
+    onto = head(checkout.remote)
+    assert in_transaction(lambda session: merges.begin_push(session, order, prepared.merge_sha, onto))  # type: ignore[union-attr]
+    clock.advance(45)
+    merge.run(request_.id)
+    assert now(request_).merged_sha == prepared.merge_sha  # type: ignore[union-attr]
+    assert not gated.exists()
+
+
+def test_a_repository_that_is_away_while_a_push_is_settled_keeps_it_pushing(
+    checkout: Rig, request_: MergeRequest, tmp_path: Path, clock: Clock
+) -> None:
+    """Nobody has looked at the target, so nobody may cancel; and somebody is told."""
+    order = claim(request_)
+    onto = head(checkout.remote)
+    assert in_transaction(lambda session: merges.begin_push(session, order, onto, onto))
+    checkout.remote.rename(tmp_path / "away")
+    for wait_s in (45, 45, 90):  # then twice as long each time
+        clock.advance(45 if wait_s == 45 else wait_s)
+        merge.run(request_.id)
+        assert (now(request_).status, now(request_).held_code) == (MergeStatus.PUSHING, HoldCode.UNREACHABLE)
+    assert now(request_).lease_expires_at == after(45 + 45 + 90 + 135)
+    (tmp_path / "away").rename(checkout.remote)
+    clock.advance(135)
+    merge.run(request_.id)
+    assert now(request_).status == MergeStatus.CLOSED
+    assert git("status", "--porcelain", cwd=checkout.remote) == ""
