@@ -55,7 +55,8 @@ class Settings(BaseSettings):
     api: ApiSettings = Field(ApiSettings(), description="the HTTP API, which agents call as well")
     town: str = Field("default", description="the town that commands speak of")
     node: str = Field("local", description="the name of this machine among the nodes")
-    worker_processes: int = Field(2, ge=1, le=64, description="pool processes of the worker that starts agents")
+    worker_processes: int = Field(3, ge=1, le=64, description="pool processes of the worker that starts agents")
+    merge_processes: int = Field(2, ge=1, le=64, description="merges at one time, each into a target of its own")
     log_level: str = Field("INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$", description="of every process")
     policy: dict[str, Any] = Field(default_factory=dict, description="numbers of the reconciler to override")
 

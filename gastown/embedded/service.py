@@ -93,7 +93,9 @@ class Service:
 
     def ask_to_stop(self) -> None:
         self._asked = True
-        if self.process is not None and self.process.poll() is None:
+        if self.process is None:
+            self._enter(ChildState.STOPPED)  # one that waits for its restart is not to be started any more
+        elif self.process.poll() is None:
             self.process.send_signal(self.stop_signal)
 
     def end(self, *, grace_s: float | None = None) -> None:

@@ -76,10 +76,10 @@ def servers(settings: Settings, lock: int) -> list[Service]:
 
 def programs(settings: Settings, lock: int, api: socket.socket, app: str, env: dict[str, str]) -> list[Service]:
     """The Celery workers and the API: with these the stack is ready."""
-    processes = str(settings.worker_processes)
+    starting, merging = str(settings.worker_processes), str(settings.merge_processes)
     return [
-        _worker(settings, lock, app, env, "worker", "control", f"control,node.{settings.node}", processes),
-        _worker(settings, lock, app, env, "merge", "merge", "merge", "1"),
+        _worker(settings, lock, app, env, "worker", "control", f"control,node.{settings.node}", starting),
+        _worker(settings, lock, app, env, "merge", "merge", "merge", merging),
         Service(
             name="api",
             argv=[sys.executable, "-P", "-m", "gastown.embedded.serve", API, str(api.fileno())],

@@ -2,14 +2,16 @@
 
 import os
 import signal
+import socket
 from pathlib import Path
 
 import pytest
 from stacks import wait_for
 
-from gastown.embedded import service
+from gastown.embedded import service, services
 from gastown.embedded.service import Service
 from gastown.embedded.status import ChildState
+from gastown.settings import Settings
 
 
 def child(folder: Path, script: str) -> Service:
@@ -66,3 +68,30 @@ def test_one_that_cannot_even_be_executed_is_failing(tmp_path: Path) -> None:
     broken.try_start()
     assert broken.state is ChildState.FAILING
     assert "cannot be started" in broken.reason
+
+
+def test_a_child_that_waits_for_its_restart_is_not_started_during_a_stop(tmp_path: Path) -> None:
+    waiting = child(tmp_path, "exit 3")
+    waiting.start()
+    wait_for(lambda: waiting.ended, "death")
+    assert waiting.state is ChildState.RESTARTING
+    waiting.ask_to_stop()
+    assert waiting.state is ChildState.STOPPED
+
+
+def test_a_child_that_dies_while_it_is_asked_to_stop_is_stopped(tmp_path: Path) -> None:
+    dying = child(tmp_path, "exit 3")
+    dying.start()
+    assert dying.process is not None
+    dying.process.wait()
+    dying.ask_to_stop()
+    assert dying.ended
+    assert dying.state is ChildState.STOPPED
+
+
+def test_each_worker_has_as_many_processes_as_its_setting_says(own_home: Path) -> None:
+    """S64: the gates of one rig do not keep the others from merging."""
+    settings = Settings(worker_processes=4, merge_processes=5)
+    with socket.create_server(("127.0.0.1", 0)) as api:
+        programs = services.programs(settings, 0, api, services.APP, {})
+    assert ["--concurrency=4" in programs[0].argv, "--concurrency=5" in programs[1].argv] == [True, True]
