@@ -254,7 +254,7 @@ def test_hold_merge(look_s: float | None, actions: list[Action], next_s: float |
 
 
 def test_queue_behind() -> None:
-    check(in_review(ahead="gt-other"), NOON, "queue_behind", [], None)
+    check(in_review(ahead="gt-other"), NOON, "queue_behind", [], after(10))
 
 
 @pytest.mark.parametrize(

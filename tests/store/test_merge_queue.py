@@ -12,6 +12,7 @@ from gastown.models import Event, MergeRequest
 from gastown.states import BeadStatus, HoldCode, MergeStatus, Verdict
 from gastown.store import merges
 from gastown.store.merges import MergeOrder
+from gastown.store.moves import set_bead
 from tests.builders import (
     HEAD,
     a_node,
@@ -127,7 +128,7 @@ def test_the_queue_is_by_priority_then_age(town_id: int) -> None:
 
 @pytest.mark.parametrize("end", ["recorded", "held", "requeued", "reclaimed", "canceled", "tried again", "unreachable"])
 def test_whoever_waits_is_woken_by_any_end_of_the_merge_before(town_id: int, clock: Clock, end: str) -> None:
-    """A better one that came while this was merged sleeps until then; so does the next in line."""
+    """A better one that came while this was merged waits until then; so does the next in line."""
     request, next_one = make(), make()
     tick()
     order = claim(request)
@@ -136,7 +137,9 @@ def test_whoever_waits_is_woken_by_any_end_of_the_merge_before(town_id: int, clo
     tick()
     asked()
     assert bead(urgent).verdict_reason == "other merges into main go first"
-    assert bead(urgent).wake_at is bead(next_one).wake_at is None
+    assert bead(urgent).wake_at == bead(next_one).wake_at == after(10)
+    committed(lambda session: set_bead(session, urgent.bead_id, wake_at=None))
+    committed(lambda session: set_bead(session, next_one.bead_id, wake_at=None))
     clock.advance(45)
     if end == "recorded":
         assert push(order)
@@ -153,6 +156,21 @@ def test_whoever_waits_is_woken_by_any_end_of_the_merge_before(town_id: int, clo
     tick()
     assert asked() == [urgent.id]
     assert bead(next_one).verdict_reason == "other merges into main go first"
+
+
+def test_a_merge_that_ended_as_the_next_one_came_is_seen_soon(town_id: int, clock: Clock) -> None:
+    """Its end selects whom to wake before the new one is there, and commits after a tick that saw it at work."""
+    request = make()
+    claim(request)
+    tick()
+    with transaction() as ending:
+        work.cancel(ending, town_id, request.bead_id)
+        late = make()
+        tick()
+    asked()
+    clock.advance(10)
+    tick()
+    assert asked() == [late.id]
 
 
 def test_two_held_ones_do_not_hold_the_rest(town_id: int) -> None:

@@ -233,7 +233,7 @@ def test_record_wakes_exactly_who_waits(town_id: int, clock: Clock) -> None:
     order = claim(request)
     tick()
     assert now(waiting).verdict == Verdict.BLOCKED
-    assert bead(behind).wake_at is None
+    assert bead(behind).wake_at == after(10)
     assert push(order)
     clock.advance(1)
     assert committed(lambda session: merges.record_merged(session, order, MERGED))

@@ -53,11 +53,12 @@ def hold_merge(view: BeadView, now: datetime, policy: Policy) -> Decision | None
 
 
 def queue_behind(view: BeadView, now: datetime, policy: Policy) -> Decision | None:
-    """Merges into one target go one after another; the one ahead wakes the next."""
+    """Merges into one target go one after another. The one ahead wakes the next, unless it ended as this one came."""
     merge = view.merge
     if merge is None or merge.ahead is None:
         return None
-    return Decision(Verdict.AWAITING_MERGE, f"other merges into {merge.target} go first")
+    again = now + timedelta(seconds=policy.merge_look_s)
+    return Decision(Verdict.AWAITING_MERGE, f"other merges into {merge.target} go first", (), again)
 
 
 def ask_merge(view: BeadView, now: datetime, policy: Policy) -> Decision | None:
