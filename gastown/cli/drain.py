@@ -7,6 +7,8 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from gastown.agent.command import end_abandoned
+from gastown.agent.runs import node_mark
 from gastown.commands import towns
 from gastown.db import in_transaction
 from gastown.errors import GastownError, RuntimeUnavailable
@@ -21,6 +23,7 @@ def drain(home: Path, *, grace_s: float = GRACE_S) -> int:
 
     Raises RuntimeUnavailable at the end, naming those that could not be stopped: one must not cost the others' work.
     """
+    end_abandoned(node_mark(home))  # gates of merges whose worker is gone
     runtime = ProcessRuntime(home)
     names = runtime.list_names()
     if not names:

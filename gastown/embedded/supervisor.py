@@ -18,6 +18,8 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from gastown.agent import processes
+from gastown.agent.command import end_abandoned
+from gastown.agent.runs import node_mark
 from gastown.embedded import home, leftovers, lock, port, postgres, services, status
 from gastown.embedded.service import Service
 from gastown.embedded.status import ChildState, StackState, StackStatus
@@ -201,6 +203,7 @@ class Supervisor:
             self.api.close()
         for child in reversed([child for child in self.children if child not in workers]):
             self._await_end([child], time.monotonic() + child.grace_s, ask=True)
+        end_abandoned(node_mark(self.settings.home))  # gates of a merge whose worker had to be killed
 
     def _drain(self, deadline: float) -> None:
         left_s = max(KILLING_S, deadline - time.monotonic())

@@ -17,6 +17,7 @@ from gastown.settings import get_settings
 from gastown.states import HoldCode, MergeStatus
 from gastown.store import merges
 from gastown.store.merges import MergeOrder
+from gastown.tasks import shutdown
 from gastown.tasks.base import poke
 
 log = structlog.get_logger()
@@ -59,6 +60,10 @@ class Lease:
         finally:
             self._ended.set()
             self._thread.join()
+
+    def is_over(self) -> bool:
+        """Whether to stop before the push. A worker that shuts down leaves its merge to the next one under its name."""
+        return self.lost.is_set() or shutdown.is_near()
 
     def on_step(self, step: str) -> None:
         if not self.note(step):
@@ -126,7 +131,7 @@ def _merge(order: MergeOrder, job: merging.MergeJob, lease: Lease) -> None:
         _land(order, job, order.own_staged_sha, lease)
         return
     runtime = registry.get("process")
-    prepared = merging.prepare(job, runtime, lease.on_step, lease.lost.is_set)
+    prepared = merging.prepare(job, runtime, lease.on_step, lease.is_over)
     match prepared:
         case merging.Prepared():
             _push(order, job, prepared, lease)
@@ -136,7 +141,7 @@ def _merge(order: MergeOrder, job: merging.MergeJob, lease: Lease) -> None:
             again = code in (HoldCode.UNREACHABLE, HoldCode.HEAD_MISSING)
             in_transaction(lambda session: merges.hold(session, order, code, reason, output=output, look_again=again))
         case merging.Stopped():
-            log.info("merge_lease_lost", merge_request=order.id)
+            log.info("merge_left", merge_request=order.id, lost=lease.lost.is_set())
 
 
 def _settle(order: MergeOrder, job: merging.MergeJob) -> None:
@@ -156,7 +161,7 @@ def _settle(order: MergeOrder, job: merging.MergeJob) -> None:
 
 
 def _push(order: MergeOrder, job: merging.MergeJob, prepared: merging.Prepared, lease: Lease) -> None:
-    if lease.lost.is_set() or not in_transaction(
+    if lease.is_over() or not in_transaction(
         lambda session: merges.begin_push(session, order, prepared.merge_sha, prepared.expected_sha)
     ):
         log.info("merge_not_wanted", merge_request=order.id)
@@ -170,9 +175,7 @@ def _push(order: MergeOrder, job: merging.MergeJob, prepared: merging.Prepared, 
 def _land(order: MergeOrder, job: merging.MergeJob, staged_sha: str, lease: Lease) -> None:
     """A gated merge that waited for the checkout to be clean."""
     staged = merging.Prepared(merge_sha=staged_sha, base_sha=staged_sha, expected_sha=staged_sha)
-    if lease.lost.is_set() or not in_transaction(
-        lambda session: merges.begin_push(session, order, staged_sha, staged_sha)
-    ):
+    if lease.is_over() or not in_transaction(lambda session: merges.begin_push(session, order, staged_sha, staged_sha)):
         return
     _close_push(order, job, staged, merging.land(job, staged_sha))
 
