@@ -150,6 +150,7 @@ class FailureCode(StrEnum):
     COMMAND_NOT_FOUND = "command_not_found"
     REPOSITORY_EMPTY = "repository_empty"
     BRANCH_MISSING = "branch_missing"
+    PRESET_UNUSABLE = "preset_unusable"  # gone or wrong since the bead was slung
 
     @property
     def failure_class(self) -> FailureClass:
@@ -165,6 +166,7 @@ _CLASS_OF = {
     FailureCode.COMMAND_NOT_FOUND: FailureClass.CONFIG,
     FailureCode.REPOSITORY_EMPTY: FailureClass.CONFIG,
     FailureCode.BRANCH_MISSING: FailureClass.CONFIG,
+    FailureCode.PRESET_UNUSABLE: FailureClass.CONFIG,
 }
 
 

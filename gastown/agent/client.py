@@ -38,11 +38,32 @@ class Unreachable(ApiError):
 
 
 class Rejected(Unreachable):
-    """The API understood the request and will not have its content."""
+    """The API understood the request and will not have its content, now or later."""
+
+    @property
+    def words(self) -> str:
+        """What the API says about it, and what to do."""
+        said = _problem(self.body)
+        parts = [str(said[name]) for name in ("detail", "hint") if said.get(name)]
+        return "; ".join(parts) or str(self)
 
 
 class GaveUp(ApiError):
     """The caller's time for this call is over."""
+
+
+def _problem(body: bytes) -> dict[str, Any]:
+    """RFC 9457, as the API answers; empty for the words of a proxy."""
+    try:
+        said = json.loads(body)
+    except ValueError:
+        return {}
+    return said if isinstance(said, dict) else {}
+
+
+def _is_final(status: int, body: bytes) -> bool:
+    """A 404 is so when the API itself misses a thing; without such a title it is a proxy's, or of an unknown call."""
+    return status in _BAD_MESSAGE or (status == 404 and _problem(body).get("title", "refused") != "refused")
 
 
 def _wait(seconds: float) -> bool:
@@ -77,7 +98,7 @@ class Client:
         if status in (401, 403):
             raise Denied(f"{call}: HTTP {status}", status=status, body=answer)
         if not 200 <= status < 300:
-            kind = Rejected if status in _BAD_MESSAGE else Unreachable
+            kind = Rejected if _is_final(status, answer) else Unreachable
             words = answer[:300].decode(errors="replace")
             raise kind(f"{call}: HTTP {status} {words}", status=status, body=answer)
         try:
@@ -94,8 +115,12 @@ class Client:
         within_s: float | None = None,
         wait: Callable[[float], bool] = _wait,
         on_failure: Callable[[Exception], None] = lambda error: None,
+        refusable: bool = False,
     ) -> Any:
-        """Try for ever, or for `within_s`. Raises Fenced, Denied or GaveUp; also GaveUp when `wait` says True."""
+        """Try for ever, or for `within_s`. Raises Fenced, Denied or GaveUp; also GaveUp when `wait` says True.
+
+        `refusable`: raises Rejected too, which is otherwise tried again like no answer.
+        """
         end = None if within_s is None else time.monotonic() + within_s
         pause = FIRST_WAIT_S
         while True:
@@ -105,6 +130,8 @@ class Client:
             try:
                 return self.once(method, call, body, timeout_s=TIMEOUT_S if left is None else min(TIMEOUT_S, left))
             except Unreachable as error:
+                if refusable and isinstance(error, Rejected):
+                    raise
                 on_failure(error)
             rest = pause * random.uniform(0.7, 1.3)
             pause = min(LONGEST_WAIT_S, pause * 2)

@@ -1,9 +1,13 @@
 """How an attempt can fail, in the words that people are shown."""
 
 import signal
+from dataclasses import replace
 
 from gastown.agent.mirror import Mirror
+from gastown.agent.protocol import Done
 from gastown.agent.workspace import branches
+
+PLAIN_CHARACTERS = 2000
 
 
 class Failed(Exception):
@@ -12,6 +16,21 @@ class Failed(Exception):
     def __init__(self, code: str, message: str, exit_code: int | None = None) -> None:
         super().__init__(message)
         self.code, self.exit_code = code, exit_code
+
+
+def printable(done: Done) -> Done:
+    """With a message that JSON and the database take: git and file names may hold bytes that are no text."""
+    text = done.message.encode("utf-8", "replace").decode().replace("\0", "?")
+    return replace(done, message=text)
+
+
+def plain(done: Done) -> Done:
+    """No more than has to be said, in ASCII, for an API that refused the whole."""
+    text = "".join(char if char == "\n" or " " <= char <= "~" else "?" for char in done.message)
+    least = Done(outcome=done.outcome, code=done.code, message=text[:PLAIN_CHARACTERS])
+    if done.outcome != "succeeded":
+        return least
+    return replace(least, base_sha=done.base_sha, head_sha=done.head_sha)
 
 
 def no_target(mirror: Mirror, branch: str) -> Failed:

@@ -7,8 +7,8 @@ import time
 from pathlib import Path
 
 from gastown.agent import processes
-from gastown.agent.client import Client, Denied, Fenced, GaveUp
-from gastown.agent.failures import Failed, ending, no_target
+from gastown.agent.client import Client, Denied, Fenced, GaveUp, Rejected
+from gastown.agent.failures import Failed, ending, no_target, plain, printable
 from gastown.agent.git import GitError
 from gastown.agent.heartbeat import Heart
 from gastown.agent.mirror import Mirror
@@ -108,10 +108,14 @@ class Supervision:
 
     def _get_assignment(self) -> None:
         try:
-            answer = self.client.until_answered("GET", "assignment", wait=self.signals.wait, on_failure=self._complain)
+            answer = self.client.until_answered(
+                "GET", "assignment", wait=self.signals.wait, on_failure=self._complain, refusable=True
+            )
         except Fenced:
             self.signals.fenced = True
             raise
+        except Rejected as error:
+            raise Failed("preset_unusable", f"the API cannot make the assignment: {error.words}") from error
         self.assignment = Assignment.from_json(answer)
         self.heart.beat_every(self.assignment.heartbeat_s)
 
@@ -244,7 +248,8 @@ class Supervision:
         return self.workspace.wip_sha
 
     def _report(self, done: Done) -> bool:
-        """Send `done` until it is answered; bounded once the attempt is to stop."""
+        """Send `done` until it is answered; bounded once the attempt is to stop. Refused, it is said in fewer words."""
+        done, refused = printable(done), False
         self._wait_for_pushes(done)
         if self.spool.trouble:
             self.log(f"output was lost: {self.spool.trouble}")
@@ -260,6 +265,7 @@ class Supervision:
                     done.to_json(),
                     within_s=STOP_REPORT_S if stopping else None,
                     on_failure=self._complain,
+                    refusable=True,
                     **({} if stopping else {"wait": self.signals.wait}),
                 )
             except Fenced:
@@ -268,6 +274,12 @@ class Supervision:
                 self.log(f"{error}: this attempt's token is not accepted; its work is saved")
                 self._exit = INTERNAL_EXIT
                 return False
+            except Rejected as error:
+                self.log(f"{error}: {'so it stays unreported' if refused else 'trying once more, in fewer words'}")
+                if refused:
+                    self._exit = INTERNAL_EXIT
+                    return False
+                done, refused = plain(done), True
             except GaveUp:
                 if stopping:
                     return False

@@ -60,6 +60,7 @@ class Attempt:
     done: dict[str, Any] | None = None
     fenced: bool = False
     answers: dict[str, tuple[int, dict[str, Any]]] = field(default_factory=dict)  # to calls that the town does not know
+    refuses: Callable[[dict[str, Any]], str] = lambda done: ""  # why a `done` is refused
 
     @property
     def name(self) -> str:
@@ -204,10 +205,12 @@ def _handler(town: Town) -> type[BaseHTTPRequestHandler]:
             attempt.calls.append((call, body, time.monotonic()))
             if attempt.fenced:
                 return self._answer(409, {"detail": "superseded"})
-            if call == "assignment":
+            if call == "assignment" and call not in attempt.answers:
                 return self._answer(200, attempt.assignment.to_json())
             if call == "logs":
                 attempt.logs.setdefault(body["seq"], base64.b64decode(body["data"]))
+            elif call == "done" and (refusal := attempt.refuses(body)):
+                return self._answer(422, {"title": "unstorable", "status": 422, "detail": refusal})
             elif call == "done":
                 attempt.done = attempt.done or body
             return self._answer(*attempt.answers.get(call, (200, {})))
