@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -21,7 +20,7 @@ from gastown.embedded import home
 from gastown.errors import Refused, UsageError
 from gastown.models import Town
 from gastown.presets.environment import capture
-from gastown.refinery import gates, repository
+from gastown.refinery import gates, repository, worktrees
 from gastown.refinery.gates import GateResult
 from gastown.refinery.repository import Probe
 from gastown.runtimes import registry
@@ -153,7 +152,7 @@ def checked(
             raise RedBase(red, new.branch)
         yield results, scratch / "mirrors" / "0.git"
     finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+        worktrees.remove(scratch)
 
 
 def _keep_mirror(made: Path, rig_id: int) -> None:
@@ -169,7 +168,7 @@ def _remove_leftovers(folder: Path) -> None:
     for entry in folder.iterdir():
         pid = entry.name.partition("-")[0]
         if pid.isdigit() and processes.look(int(pid)) is None:
-            shutil.rmtree(entry, ignore_errors=True)
+            worktrees.remove(entry)
 
 
 def given_changes(name: str, wanted: Wanted, *, progress: Callable[[str], None]) -> list[str]:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from gastown.agent.git import GitError
 from gastown.agent.mirror import Mirror
+from gastown.agent.setup import CACHE
 from gastown.errors import NotFound
 from gastown.refinery import worktrees
 from gastown.refinery.jobs import GATE_TIMEOUT_S, OnStep, ShouldStop, presentable
@@ -55,6 +56,7 @@ def run_all(
     runtime: Runtime,
     worktree: Worktree,
     *,
+    cache: Path,
     setup: str,
     gates: Sequence[str],
     environment: Mapping[str, str],
@@ -62,14 +64,20 @@ def run_all(
     should_stop: ShouldStop,
     timeout_s: float = GATE_TIMEOUT_S,
 ) -> Iterator[GateResult]:
-    """Run set-up, then the gates in order, yielding each result; the caller decides whether to go on."""
+    """Run set-up, then the gates in order, yielding each result; the caller decides whether to go on.
+
+    `cache` is the rig's folder that stays; HOME is in it, since most tools want one and the user's is not for gates.
+    """
+    person = cache / "home"
+    person.mkdir(mode=0o700, parents=True, exist_ok=True)
+    own = {"HOME": str(person), CACHE: str(cache), "TMPDIR": str(worktree.scratch)}
     steps = [("setup", setup)] if setup else []
     for step, command in [*steps, *(("gate", gate) for gate in gates)]:
         on_step(step if step == "setup" else f"gate: {command}")
         spec = CommandSpec(
             command=command,
             cwd=worktree.path,
-            environment={**environment, "TMPDIR": str(worktree.scratch)},
+            environment={**environment, **own},
             timeout_s=timeout_s,
         )
         result = runtime.run(spec, should_stop=should_stop)
@@ -81,6 +89,11 @@ def run_all(
             duration_s=result.duration_s,
             output=presentable(result.output),
         )
+
+
+def cache_of(home: Path, rig_id: int) -> Path:
+    """The same folder as for set-ups of the rig's agents (`agent.setup.Setup`)."""
+    return home.resolve() / "cache" / str(rig_id)
 
 
 def check_base(
@@ -113,6 +126,7 @@ def check_base(
             for result in run_all(
                 runtime,
                 worktree,
+                cache=cache_of(home, rig_id),
                 setup=setup,
                 gates=gates,
                 environment=environment,

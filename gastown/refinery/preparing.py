@@ -147,6 +147,7 @@ def _run_gates(
     for result in gates.run_all(
         runtime,
         worktree,
+        cache=gates.cache_of(job.home, job.rig_id),
         setup=job.setup,
         gates=job.gates,
         environment=job.environment,

@@ -52,12 +52,21 @@ def test_setup_and_gates_in_the_merged_tree(bare: Rig, job: MergeJob) -> None:
 
 def test_environment_is_the_rigs(bare: Rig, job: MergeJob, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SECRET_OF_THE_WORKER", "1")
-    environment = {"PATH": os.environ["PATH"], "HOME": "/somewhere", "COLOR": "blue"}
+    environment = {"PATH": os.environ["PATH"], "COLOR": "blue"}
     outcome = held(bare, job, "env; exit 1", environment=environment)
     shown = outcome.output.splitlines()
-    assert {"HOME=/somewhere", "COLOR=blue"} <= set(shown)
+    cache = bare.home / "cache" / "1"
+    assert {f"HOME={cache}/home", f"GASTOWN_CACHE={cache}", "COLOR=blue"} <= set(shown)
     assert "SECRET_OF_THE_WORKER" not in outcome.output
     assert any(line.startswith(f"TMPDIR={bare.home}/merges/1/gt-1-1") for line in shown)
+
+
+def test_what_set_up_keeps_is_there_at_the_next_merge(bare: Rig, job: MergeJob) -> None:
+    """Tools write to HOME, and a set-up puts its virtual environment into GASTOWN_CACHE, for agents and gates alike."""
+    setup = "test -d $GASTOWN_CACHE/venv || mkdir $GASTOWN_CACHE/venv; echo x >> $GASTOWN_CACHE/venv/runs; touch ~/.rc"
+    for epoch, runs in ((1, 1), (2, 2)):
+        gate = f"test -f ~/.rc && test $(wc -l < $GASTOWN_CACHE/venv/runs) = {runs}"
+        assert isinstance(bare.prepare(job, merge_epoch=epoch, setup=setup, gates=(gate,)), Prepared)
 
 
 def test_red(bare: Rig, job: MergeJob) -> None:
@@ -164,6 +173,15 @@ def test_base_shows_every_gate(rig: Rig) -> None:
 
 def test_base_ends_with_a_failed_setup(bare: Rig) -> None:
     assert [result.step for result in base(bare, "true", setup="exit 1")] == ["setup"]
+
+
+def test_base_has_what_merges_have(bare: Rig) -> None:
+    """Each of its commands finds HOME and GASTOWN_CACHE, or `rig add` would be red where merges are green."""
+    [setup, gate] = base(
+        bare, 'test -f ~/.rc && test -f "$GASTOWN_CACHE/venv"', setup='touch ~/.rc "$GASTOWN_CACHE/venv"'
+    )
+    assert setup.passed
+    assert gate.passed, gate.output
 
 
 def test_base_errors(bare: Rig, tmp_path: Path) -> None:
