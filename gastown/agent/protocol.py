@@ -55,8 +55,9 @@ class Assignment(Message):
     prompt_on_stdin: bool
     preset: str
     previous_epochs: list[int]  # earlier attempts on this bead, oldest first
-    base: str | None  # a SHA to start from (the head of its merge request); None: the newest WIP, else the target
+    base: str | None  # a SHA to start from (the head of its merge request), unless there is WIP above `base_epoch`
     notes: str  # what went wrong before: the last failure, or the output of a red gate
+    base_epoch: int = 0  # the last epoch when `base` was given: WIP of a later one is built on it
     heartbeat_s: float = HEARTBEAT_S
     checkpoint_s: float = CHECKPOINT_S
     protocol: int = PROTOCOL

@@ -130,7 +130,7 @@ class Supervision:
         target = mirror.target(given.branch)
         if target is None:
             raise no_target(mirror, given.branch)
-        start = starting_point(mirror, given.bead_id, given.epoch, given.base, target)
+        start = starting_point(mirror, given.bead_id, given.epoch, given.base, target, given.base_epoch)
         workspace = Workspace(self.home, mirror, given.bead_id, given.epoch, person_of(given), self.spool.note)
         workspace.make(given.branch, target, start)
         self.workspace, self.heart.worktree = workspace, workspace.path

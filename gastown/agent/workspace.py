@@ -232,12 +232,14 @@ def fetch(mirror: Mirror, bead_id: str, previous_epochs: Sequence[int], base: st
     mirror.fetch(HEADS, TAGS, *extra)
 
 
-def starting_point(mirror: Mirror, bead_id: str, epoch: int, base: str | None, target: str) -> str:
-    """What the attempt was told to start from, else the newest work on this bead, else the target."""
-    if base and (sha := mirror.resolve(base)):
-        return sha
+def starting_point(mirror: Mirror, bead_id: str, epoch: int, base: str | None, target: str, base_epoch: int = 0) -> str:
+    """The newest work on this bead since it was told to start from `base`, else that, else the newest at all.
+
+    With none of these, the target. `base_epoch` is the bead's last one when `base` was given.
+    """
+    given = mirror.resolve(base) if base else None
     if epoch <= 1:
-        return target
+        return given or target
     listed = git(
         "for-each-ref",
         "--format=%(refname) %(objectname)",
@@ -251,7 +253,10 @@ def starting_point(mirror: Mirror, bead_id: str, epoch: int, base: str | None, t
         number = name.rpartition("/")[2]
         if number.isdigit() and int(number) < epoch:
             found[int(number), "/remote/" not in name] = sha  # of the same epoch, ours is the newer one
-    return found[max(found)] if found else target
+    newest = max(found, default=(0, False))
+    if given and newest[0] <= base_epoch:
+        return given
+    return found.get(newest, target)
 
 
 def branches(mirror: Mirror) -> list[str]:

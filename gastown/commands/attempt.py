@@ -56,6 +56,7 @@ def assignment(session: Session, dispatch_id: UUID, home: Path) -> Assignment:
         preset=preset.name,
         previous_epochs=sorted(session.scalars(earlier)),
         base=bead.base_sha,
+        base_epoch=bead.attempts_from,
         notes=bead.failure_message or "",
         heartbeat_s=policy_of(session, rig.id).heartbeat_s,
     )

@@ -77,11 +77,28 @@ def test_work_of_another_node_comes_from_the_remote(town: Town) -> None:
 def test_a_given_base_comes_first(town: Town) -> None:
     first = town.run("echo 1 > one.txt")
     assert first.done is not None
-    second = town.run("ls; echo 2 > two.txt", epoch=2, base=first.done["head_sha"])
+    second = town.run("ls; echo 2 > two.txt", epoch=2, base=first.done["head_sha"], base_epoch=1)
     assert b"one.txt" in second.output
     assert second.done is not None
     assert second.done["base_sha"] == first.done["base_sha"]
     assert town.paths(second.done["head_sha"]) >= {"one.txt", "two.txt"}
+
+
+def test_work_done_since_a_base_was_given_comes_before_it(town: Town) -> None:
+    """S35: `retry --again` gives the base once, and it stays the bead's for all attempts that follow."""
+    first = town.run("echo 1 > one.txt")
+    assert first.done is not None
+    again = {"base": first.done["head_sha"], "base_epoch": 1}
+    town.run("echo 2 > two.txt; exit 1", epoch=2, **again)
+    assert town.run("cat one.txt two.txt", epoch=3, **again).output == b"1\n2\n"
+
+
+def test_work_from_before_a_base_was_given_does_not_come_back(town: Town) -> None:
+    first = town.run("echo 1 > one.txt")
+    assert first.done is not None
+    town.run("echo wrong > two.txt; exit 1", epoch=2)
+    third = town.run("ls", epoch=3, base=first.done["head_sha"], base_epoch=2)
+    assert third.output.split() == [b"README", b"one.txt"]
 
 
 def test_a_result_that_nobody_heard_of_is_where_the_next_attempt_starts(town: Town) -> None:

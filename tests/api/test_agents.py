@@ -122,11 +122,13 @@ def test_assignment(client: httpx.Client) -> None:
     with transaction() as session:
         rig = a_rig(session, setup="make", environment={"A": "1"})
         bead = a_bead(session, rig, title="t", body="echo hi", failure_message="it was red", base_sha=BASE)
+        bead.attempts_from = 1
         an_attempt(session, DispatchStatus.LOST, bead=bead)
         dispatch = an_attempt(session, STARTING, bead=bead, token=TOKEN)
     given = client.get("/agent/v1/assignment").json()
     assert given["dispatch_id"] == str(dispatch.id)
     assert (given["epoch"], given["previous_epochs"], given["bead_id"]) == (2, [1], bead.id)
+    assert (given["base"], given["base_epoch"]) == (BASE, 1)
     assert (given["title"], given["body"], given["setup"], given["branch"]) == ("t", "echo hi", "make", "main")
     assert given["environment"]["A"] == "1"
     assert (given["base"], given["notes"], given["heartbeat_s"]) == (BASE, "it was red", 10)
