@@ -63,15 +63,15 @@ _UNREACHABLE = re.compile(
     r"|unable to connect|dubious ownership|rpc failed|operation timed out|too slow",
     re.IGNORECASE,
 )
-_PASSWORD = re.compile(r"(\w+://[^\s/:@]*):[^\s/@]+@")
+_LOGIN = re.compile(r"(https?://|\w+://[^\s/:@]*:)[^\s/@]+@", re.IGNORECASE)  # with http, a user may be a token
 
 
 class GitError(Exception):
     """A git command failed. `exit_code` is None when it ran out of time."""
 
     def __init__(self, command: str, output: str, exit_code: int | None) -> None:
-        self.command = _PASSWORD.sub(r"\1:***@", command)
-        self.output = _PASSWORD.sub(r"\1:***@", output).strip()
+        self.command = _LOGIN.sub(r"\1***@", command)
+        self.output = _LOGIN.sub(r"\1***@", output).strip()
         self.exit_code = exit_code
         ending = "ran out of time" if exit_code is None else f"failed ({exit_code})"
         super().__init__(f"git {self.command} {ending}: {self.output or 'no output'}")

@@ -2,11 +2,11 @@
 
 import contextlib
 import os
+import re
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from sqlalchemy.orm import Session
 
@@ -28,6 +28,8 @@ from gastown.settings import get_settings
 from gastown.store import rigs
 
 TAIL_LINES = 20  # of a red gate's output
+# What is before the @ of an http URL is often a token. Elsewhere, as in ssh://git@host, a user alone is no secret.
+_LOGIN = re.compile(r"https?://[^/?#]*@|://[^/?#@]*:[^/?#]*@", re.IGNORECASE)
 
 
 class RedBase(Refused):
@@ -66,10 +68,10 @@ class Added:
 
 def look(wanted: Wanted) -> Probe:
     """Whether the repository can be a rig. Raises UsageError, NotFound or RepositoryUnavailable."""
-    if urlsplit(wanted.repository).password:
+    if _LOGIN.search(wanted.repository) and repository.local_path(wanted.repository) is None:
         raise UsageError(
-            "the URL holds a password, which would be stored and shown",
-            hint="leave it out: git's credential helper or ssh knows it",
+            "the URL holds a password, a token or a user, which would be stored and shown",
+            hint="leave out what is before the @: git asks its credential helper (git help credentials)",
         )
     return repository.probe(wanted.repository, wanted.branch)
 

@@ -12,6 +12,8 @@ SESSION = re.compile(
     r"_|PWD|OLDPWD|SHLVL|TERM.*|COLUMNS|LINES|TMUX.*|STY|DISPLAY|WAYLAND.*|XDG_(SESSION|RUNTIME|VTNR|SEAT).*|DBUS.*|SSH_.*"
     r"|GIT_.*|TMPDIR|HOME|USER|LOGNAME|MAIL|SUDO_.*|BASH_FUNC.*|PS\d|GPG_.*|INVOCATION_ID|JOURNAL_STREAM"
 )
+# A URL with a password in it, or with a user where that is often a token.
+LOGIN = re.compile(r"https?://[^/@\s]+@|://[^/@\s]*:[^/@\s]+@", re.IGNORECASE)
 
 
 def capture(environment: Mapping[str, str]) -> dict[str, str]:
@@ -22,4 +24,4 @@ def capture(environment: Mapping[str, str]) -> dict[str, str]:
 def _may_pass(name: str, value: str) -> bool:
     if name.startswith("GASTOWN_") or SESSION.fullmatch(name) or SECRET.search(name.upper()):
         return False
-    return "\x00" not in value and not re.search(r"://[^/@\s]+:[^/@\s]+@", value)  # a URL with a password in it
+    return "\x00" not in value and not LOGIN.search(value)

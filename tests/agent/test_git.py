@@ -102,9 +102,10 @@ def test_unreachable(args: tuple[str, ...], words: str, repository: Path) -> Non
     assert words in caught.value.reason
 
 
-def test_passwords_are_not_shown(repository: Path) -> None:
+@pytest.mark.parametrize("login", ["me:hunter2", "hunter2", "hunter2:", ":hunter2"])
+def test_passwords_and_tokens_are_not_shown(repository: Path, login: str) -> None:
     with pytest.raises(GitError) as caught:
-        git("ls-remote", "http://me:hunter2@127.0.0.1:1/x", cwd=repository, timeout_s=60)
+        git("ls-remote", f"http://{login}@127.0.0.1:1/x", cwd=repository, timeout_s=60)
     assert "hunter2" not in f"{caught.value} {caught.value.command} {caught.value.output}"
 
 

@@ -43,10 +43,14 @@ def test_the_environment_is_captured_without_secrets(
 ) -> None:
     monkeypatch.setenv("PROJECT_MODE", "strict")
     monkeypatch.setenv("SOME_API_KEY", "secret")
+    monkeypatch.setenv("PACKAGE_INDEX", "https://secret@localhost/simple")
+    monkeypatch.setenv("QUEUE", "redis://:secret@localhost/0")
+    monkeypatch.setenv("MIRROR", "ssh://git@localhost/x")
     assert gastown("rig", "add", str(repository)).code == 0
     environment = rigs()[0].environment
     assert environment["PROJECT_MODE"] == "strict"
-    assert "SOME_API_KEY" not in environment
+    assert not {"SOME_API_KEY", "PACKAGE_INDEX", "QUEUE"} & set(environment)
+    assert environment["MIRROR"] == "ssh://git@localhost/x"
     assert "secret" not in gastown("rig", "show", "project", "--json").out
 
 
@@ -102,6 +106,10 @@ def test_a_setup_that_fails_is_named(gastown: Gastown, repository: Path, own_hom
         (["{repository}", "--agent", "ghost"], 2, "runs no-such-agent, which is not on the PATH"),
         (["{repository}", "--name", "a b"], 2, "'a b' cannot be a rig's name"),
         (["https://me:secret@localhost/x.git"], 2, "the URL holds a password"),
+        (["http://secret@localhost/x.git"], 2, "the URL holds a password, a token or a user"),
+        (["HTTPS://secret:@localhost/x.git"], 2, "the URL holds a password, a token or a user"),
+        (["ssh://me:secret@localhost/x.git"], 2, "the URL holds a password"),
+        (["ssh://git@127.0.0.1:1/x.git"], 4, "ssh://git@127.0.0.1:1/x.git gives no answer"),
     ],
 )
 def test_bad_input_is_one_clear_line_and_leaves_nothing(
