@@ -29,6 +29,7 @@ from gastown.states import (
 from gastown.store import agents
 from gastown.store.moves import MoveLost, lock_bead, move, record, set_bead, wake
 from gastown.store.policies import policy_of
+from gastown.store.workers import claimed_before
 
 FAILED = (DispatchStatus.FAILED, DispatchStatus.ROLLED_BACK, DispatchStatus.LOST)
 MESSAGE_CHARACTERS = 4000  # of a failure, kept on rows; the log has the rest
@@ -151,9 +152,11 @@ def doubt_start(session: Session, dispatch_id: UUID) -> str | None:
 
 
 def doubt_starts_of(session: Session, worker: str) -> list[UUID]:
-    """A worker came back under its old name: the starts it had claimed before have nobody inside them any more."""
+    """A worker came back under its old name: the starts that it claimed in an earlier life have nobody inside them."""
     claimed = select(Dispatch.id).where(
-        Dispatch.status == DispatchStatus.STARTING, Dispatch.claimed_by == worker, Dispatch.call_ended_at.is_(None)
+        Dispatch.status == DispatchStatus.STARTING,
+        claimed_before(Dispatch.claimed_by, worker),
+        Dispatch.call_ended_at.is_(None),
     )
     doubted = list(session.scalars(claimed))
     for dispatch_id in doubted:

@@ -16,6 +16,7 @@ from gastown.states import MERGING, BeadStatus, HoldCode, MergeStatus, Resolutio
 from gastown.store import looks, staging
 from gastown.store.moves import MoveLost, lock_bead, lock_beads, move, record, set_bead, wake
 from gastown.store.policies import policy_of
+from gastown.store.workers import claimed_before
 
 OPEN_REQUESTS = (MergeStatus.OPEN, *MERGING)
 HELD_OUTPUT_CHARACTERS = 20_000  # of a red gate, kept for people and for the next attempt's prompt
@@ -279,7 +280,7 @@ def expire_merges_of(session: Session, worker: str) -> list[str]:
     """
     claimed = (
         select(MergeRequest.bead_id)
-        .where(MergeRequest.claimed_by == worker, MergeRequest.status == MergeStatus.IN_PROGRESS)
+        .where(claimed_before(MergeRequest.claimed_by, worker), MergeRequest.status == MergeStatus.IN_PROGRESS)
         .order_by(MergeRequest.bead_id)
     )
     bead_ids = list(session.scalars(claimed))
@@ -288,7 +289,7 @@ def expire_merges_of(session: Session, worker: str) -> list[str]:
         update(MergeRequest)
         .where(
             MergeRequest.bead_id.in_(bead_ids),
-            MergeRequest.claimed_by == worker,
+            claimed_before(MergeRequest.claimed_by, worker),
             MergeRequest.status == MergeStatus.IN_PROGRESS,
         )
         .values(lease_expires_at=gastown_now())

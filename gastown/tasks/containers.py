@@ -17,6 +17,7 @@ from gastown.runtimes import RunSpec, Runtime, Status, registry
 from gastown.settings import get_settings
 from gastown.states import FailureCode
 from gastown.store import attempts, claims, reads
+from gastown.store.workers import claimer
 from gastown.tasks.base import id_of, poke, publish, send, uuid_of
 
 log = structlog.get_logger()
@@ -75,7 +76,8 @@ def start_container(self: Any, dispatch_id: str) -> bool:
     inspection, because a start reported as failed has sometimes succeeded.
     """
     key = uuid_of(dispatch_id)
-    order = in_transaction(lambda session: attempts.claim_start(session, key, self.request.hostname or ""))
+    worker = claimer(self.request.hostname or "")
+    order = in_transaction(lambda session: attempts.claim_start(session, key, worker))
     if order is None:
         log.info("start_not_ours", dispatch=dispatch_id)
         return True

@@ -17,6 +17,7 @@ from gastown.errors import GastownError
 from gastown.reconcile.actions import InspectContainers
 from gastown.settings import get_settings
 from gastown.store import attempts, merges, reads, upkeep
+from gastown.store.workers import claimer
 from gastown.tasks.base import poke, publish, send
 
 log = structlog.get_logger()
@@ -87,8 +88,8 @@ def _stay(worker: str, node: str | None) -> None:
 
 
 def _rejoin(worker: str, node: str | None) -> None:
-    doubted = in_transaction(lambda session: attempts.doubt_starts_of(session, worker))
-    in_transaction(lambda session: merges.expire_merges_of(session, worker))
+    doubted = in_transaction(lambda session: attempts.doubt_starts_of(session, claimer(worker)))
+    in_transaction(lambda session: merges.expire_merges_of(session, claimer(worker)))
     if doubted and node is not None:
         publish(InspectContainers(node=node))
     poke()

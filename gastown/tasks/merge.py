@@ -17,6 +17,7 @@ from gastown.settings import get_settings
 from gastown.states import HoldCode, MergeStatus
 from gastown.store import merges
 from gastown.store.merges import MergeOrder
+from gastown.store.workers import claimer
 from gastown.tasks import shutdown
 from gastown.tasks.base import poke
 
@@ -73,7 +74,7 @@ class Lease:
 @app.task(name="gastown.merge", bind=True, max_retries=0)
 def merge(self: Any, merge_id: int) -> None:
     """Merge one request into its target, if it is next and nobody else is at it."""
-    worker = self.request.hostname or ""
+    worker = claimer(self.request.hostname or "")
     order = in_transaction(lambda session: merges.claim_merge(session, merge_id, worker))
     if order is None:
         log.info("merge_not_ours", merge_request=merge_id)

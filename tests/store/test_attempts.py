@@ -158,7 +158,10 @@ def test_doubt_start_that_is_settled(clock: Clock, status: DispatchStatus) -> No
 def test_doubt_starts_of_a_worker_that_came_back(clock: Clock) -> None:
     mine, ended = make(STARTING), make(STARTING, call_ended_at=after(-1))
     others, working = make(STARTING, claimed_by="other@there"), make(RUNNING)
-    assert committed(lambda session: attempts.doubt_starts_of(session, "worker@here")) == [mine.id]
+    fresh = make(STARTING, claimed_by="worker@here/0123456789ab")  # claimed by the one that came back
+    back = "worker@here/0123456789ab"
+    assert committed(lambda session: attempts.doubt_starts_of(session, back)) == [mine.id]
+    assert now(fresh).call_ended_at is None
     assert now(mine).call_ended_at == clock.now
     assert now(ended).call_ended_at == after(-1)
     assert now(others).call_ended_at is now(working).call_ended_at is None

@@ -99,14 +99,18 @@ def test_a_lease_is_beaten_and_expires(town_id: int, clock: Clock) -> None:
 
 def test_a_worker_that_came_back_has_its_merges_taken_up_at_once(town_id: int, clock: Clock) -> None:
     mine = make()
-    claim(mine, "merge@here")
-    assert committed(lambda session: merges.expire_merges_of(session, "other@here")) == []
-    assert committed(lambda session: merges.expire_merges_of(session, "merge@here")) == [mine.bead_id]
+    claim(mine, f"merge@here/{'a' * 12}")
+
+    def expired_for(worker: str) -> list[str]:
+        return committed(lambda session: merges.expire_merges_of(session, worker))
+
+    assert expired_for(f"other@here/{'b' * 12}") == expired_for(f"merge@here/{'a' * 12}") == []  # its own is no old one
+    assert expired_for(f"merge@here/{'b' * 12}") == [mine.bead_id]
     tick()
     assert asked() == [mine.id]
     order = claim(mine)
     assert push(order)
-    assert committed(lambda session: merges.expire_merges_of(session, "worker@here")) == []  # a push may outlive it
+    assert expired_for(f"worker@here/{'b' * 12}") == []  # a push may outlive it
 
 
 # --- the fence
