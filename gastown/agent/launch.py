@@ -90,10 +90,12 @@ def _detach(
     except BaseException:  # noqa: BLE001 - this process has no caller; its log has to say it
         import traceback
 
-        traceback.print_exc()
+        with contextlib.suppress(OSError):
+            traceback.print_exc()
     with contextlib.suppress(OSError):
         files.record_exit(code)
-    sys.stderr.flush()
+    with contextlib.suppress(OSError):
+        sys.stderr.flush()
     os._exit(code)  # threads that wait for a dead remote do not hold it up
 
 

@@ -1,7 +1,8 @@
 """The attempt from its first heartbeat to its exit code. Read `run` and `_attempt` first."""
 
+import contextlib
+import os
 import shutil
-import sys
 import threading
 import time
 from pathlib import Path
@@ -330,5 +331,5 @@ class Supervision:
     @staticmethod
     def log(text: str) -> None:
         stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        sys.stderr.write(f"{stamp} {text.rstrip()}\n")
-        sys.stderr.flush()
+        with contextlib.suppress(OSError):  # a full disk; and sys.stderr would keep the line, and fail again at the end
+            os.write(2, f"{stamp} {text.rstrip()}\n".encode(errors="backslashreplace"))
