@@ -87,11 +87,13 @@ def run_command(
 ) -> Finished:
     """Run `/bin/sh -c command` with standard input closed; nothing of its tree is left when this returns.
 
+    The shell dies with the calling thread; what it started can be found by `owner` then (`end_abandoned`).
     Raises OSError when it cannot be started, for instance because `cwd` is not there.
     """
     mark = new_mark(owner)
     kept = HeadAndTail(max_output_bytes)
     started = time.monotonic()
+    me = os.getpid()
     child = subprocess.Popen(
         ["/bin/sh", "-c", command],
         cwd=cwd,
@@ -100,6 +102,7 @@ def run_command(
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         start_new_session=True,
+        preexec_fn=lambda: processes.die_with(me),  # a system call and nothing that takes a lock
     )
     assert child.stdout is not None
     pipe = child.stdout.fileno()
