@@ -1,5 +1,6 @@
 """Partitions and retention."""
 
+from collections.abc import Callable
 from datetime import date, timedelta
 
 from sqlalchemy import delete, select, text
@@ -14,6 +15,7 @@ AHEAD_DAYS = 7
 LOG_DAYS = 14
 DECISION_DAYS = 30
 EVENT_DAYS = 90
+BATCH = 1000  # rows of one transaction: far below the 5 s that a statement has
 
 
 def node_capacity() -> int:
@@ -34,16 +36,46 @@ def make_partitions(session: Session) -> None:
             )
 
 
-def drop_old(session: Session) -> None:
-    oldest = _today(session) - timedelta(days=LOG_DAYS)
+def old_partitions(session: Session) -> list[str]:
+    oldest = f"{_oldest_day(session):%Y%m%d}"
     partitions = text("SELECT inhrelid::regclass::text FROM pg_inherits WHERE inhparent = 'log_chunks'::regclass")
-    for name in session.scalars(partitions).all():
-        suffix = name.removeprefix("log_chunks_")
-        if suffix.isdigit() and suffix < f"{oldest:%Y%m%d}":
-            session.execute(text(f"DROP TABLE {name}"))
-    session.execute(text("DELETE FROM log_chunks_default WHERE day < :oldest"), {"oldest": oldest})
-    session.execute(delete(DecisionRow).where(DecisionRow.at < gastown_now() - timedelta(days=DECISION_DAYS)))
-    session.execute(delete(Event).where(Event.at < gastown_now() - timedelta(days=EVENT_DAYS)))
+    suffixes = {name: name.removeprefix("log_chunks_") for name in session.scalars(partitions)}
+    return sorted(name for name, suffix in suffixes.items() if suffix.isdigit() and suffix < oldest)
+
+
+def drop_partition(session: Session, name: str) -> None:
+    """One of `old_partitions`. It needs a lock on all of log_chunks for a moment, so each has its own transaction."""
+    session.execute(text(f"DROP TABLE IF EXISTS {name}"))
+
+
+def delete_chunks(session: Session) -> int:
+    """Some of the old chunks that came before their day's partition; how many. Zero: none is left."""
+    some = "SELECT ctid FROM log_chunks_default WHERE day < :oldest LIMIT :limit"
+    statement = text(f"DELETE FROM log_chunks_default WHERE ctid = ANY (ARRAY({some})) RETURNING 1")
+    return len(session.execute(statement, {"oldest": _oldest_day(session), "limit": BATCH}).all())
+
+
+def delete_decisions(session: Session) -> int:
+    return _delete(session, DecisionRow, DECISION_DAYS)
+
+
+def delete_events(session: Session) -> int:
+    return _delete(session, Event, EVENT_DAYS)
+
+
+def _delete(session: Session, model: type[DecisionRow | Event], days: int) -> int:
+    """The old ones of those with the smallest ids, found through the primary key: ids grow with time."""
+    first = select(model.id).order_by(model.id).limit(BATCH).scalar_subquery()
+    old = model.at < gastown_now() - timedelta(days=days)
+    statement = delete(model).where(model.id.in_(first), old).returning(model.id)
+    return len(session.execute(statement.execution_options(synchronize_session=False)).all())
+
+
+DELETIONS: tuple[Callable[[Session], int], ...] = (delete_chunks, delete_decisions, delete_events)
+
+
+def _oldest_day(session: Session) -> date:
+    return _today(session) - timedelta(days=LOG_DAYS)
 
 
 def _today(session: Session) -> date:

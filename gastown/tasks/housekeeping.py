@@ -3,11 +3,14 @@
 import shutil
 import threading
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import structlog
 from celery.signals import worker_process_init, worker_ready, worker_shutting_down
+from sqlalchemy.orm import Session
 
 from gastown import db
 from gastown.celery_app import app, node_queue
@@ -23,15 +26,44 @@ from gastown.tasks.base import poke, publish, send
 log = structlog.get_logger()
 
 NODE_BEAT_S = 10.0  # a node is lost after 45 s (policy.node_silence_s)
+MAX_BATCHES = 300
 _stopping = threading.Event()
 
 
 @app.task(name="gastown.housekeeping", max_retries=0, soft_time_limit=120, time_limit=150)
 def housekeeping() -> None:
-    """Make the partitions of the next days, drop what is older than its retention, tidy this node's folders."""
-    in_transaction(upkeep.make_partitions)
-    in_transaction(upkeep.drop_old)
-    tidy(get_settings().home)
+    """Make the partitions of the next days, drop what is older than its retention, tidy this node's folders.
+
+    Each step is on its own: a lock that is held, or a table that is slow, must not keep the disk from being tidied.
+    """
+    _step("make_partitions", lambda: in_transaction(upkeep.make_partitions))
+    drop_old()
+    _step("tidy", lambda: tidy(get_settings().home))
+
+
+def drop_old() -> None:
+    """In small transactions. What does not fit into MAX_BATCHES goes an hour later."""
+    names: list[str] = []
+    _step("old_partitions", lambda: names.extend(in_transaction(upkeep.old_partitions)))
+    for name in names:
+        _step(name, partial(in_transaction, partial(upkeep.drop_partition, name=name)))
+    for deletion in upkeep.DELETIONS:
+        _step(deletion.__name__, partial(_in_batches, deletion))
+
+
+def _in_batches(deletion: Callable[[Session], int]) -> None:
+    for _ in range(MAX_BATCHES):
+        if in_transaction(deletion) == 0:
+            return
+
+
+def _step(name: str, work: Callable[[], object]) -> None:
+    try:
+        work()
+    except GastownError as error:
+        log.warning("housekeeping_failed", step=name, error=str(error))
+    except Exception:
+        log.exception("housekeeping_raised", step=name)
 
 
 def tidy(home: Path) -> None:

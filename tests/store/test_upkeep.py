@@ -1,20 +1,25 @@
 """Retention: what goes when, and what stays."""
 
 from datetime import date, timedelta
+from pathlib import Path
+from uuid import UUID, uuid4
 
 import pytest
 from sqlalchemy import func, select, text
 from sqlalchemy.orm import Session
 
+from gastown.db import transaction
 from gastown.models import DecisionRow, Event, LogChunk
 from gastown.store import upkeep
 from gastown.store.moves import record
+from gastown.tasks import housekeeping
 from tests.builders import a_bead
 from tests.conftest import Clock
 from tests.races import committed
 from tests.views import NOON
 
 TODAY = NOON.date()
+FIRST = UUID(int=1)
 
 
 def partitions() -> list[str]:
@@ -22,8 +27,8 @@ def partitions() -> list[str]:
     return committed(lambda session: list(session.scalars(names)))
 
 
-def a_chunk(session: Session, day: date) -> None:
-    session.add(LogChunk(day=day, dispatch_id="00000000-0000-0000-0000-000000000001", seq=0, data=b"x"))
+def a_chunk(session: Session, day: date, dispatch_id: UUID = FIRST) -> None:
+    session.add(LogChunk(day=day, dispatch_id=dispatch_id, seq=0, data=b"x"))
     session.flush()
 
 
@@ -56,10 +61,10 @@ def test_logs_go_after_14_days(clock: Clock, in_partition: bool) -> None:
     for day in days:
         committed(lambda session, day=day: a_chunk(session, day))
     clock.advance(upkeep.LOG_DAYS * 86_400)
-    committed(upkeep.drop_old)
+    housekeeping.drop_old()
     assert days_kept() == days
     clock.advance(86_400)
-    committed(upkeep.drop_old)
+    housekeeping.drop_old()
     assert days_kept() == days[1:]
 
 
@@ -71,7 +76,7 @@ def test_decisions_go_after_30_days_and_events_after_90(clock: Clock) -> None:
         session.add(DecisionRow(town_id=bead.town_id, bead_id=bead.id, **names))
 
     def left() -> tuple[int | None, int | None]:
-        committed(upkeep.drop_old)
+        housekeeping.drop_old()
         count = lambda model: committed(lambda session: session.scalar(select(func.count()).select_from(model)))  # noqa: E731
         return count(DecisionRow), count(Event)
 
@@ -81,3 +86,40 @@ def test_decisions_go_after_30_days_and_events_after_90(clock: Clock) -> None:
         clock.advance(days * 86_400)
         seen.append(left())
     assert seen == [(1, 1), (0, 1), (0, 1), (0, 0)]
+
+
+def test_many_rows_go_in_small_transactions(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One transaction with everything ran into the limit of 5 s, and then nothing was ever dropped again."""
+    monkeypatch.setattr(upkeep, "BATCH", 2)
+
+    def write(session: Session) -> None:
+        bead = a_bead(session)
+        for number in range(5):
+            record(session, bead.town_id, "created", str(number), actor="user", bead_id=bead.id)
+        for _ in range(5):
+            a_chunk(session, TODAY, uuid4())
+
+    committed(write)
+    clock.advance((upkeep.EVENT_DAYS + 1) * 86_400)
+    committed(lambda session: record(session, 1, "created", "young", actor="user"))
+    assert committed(upkeep.delete_events) == 2
+    housekeeping.drop_old()
+    assert committed(lambda session: session.scalars(select(Event.message)).all()) == ["young"]
+    assert days_kept() == []
+
+
+def test_a_step_that_fails_does_not_keep_the_others_from_theirs(
+    clock: Clock, own_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A dump holds a lock on a table for as long as it takes."""
+    committed(upkeep.make_partitions)
+    first, second = partitions()[:2]
+    left = own_home / "homes" / "gt-gone"
+    left.mkdir(parents=True)
+    clock.advance((upkeep.LOG_DAYS + 2) * 86_400)
+    with transaction() as session:
+        session.execute(text(f"LOCK TABLE {first} IN ACCESS SHARE MODE"))
+        housekeeping.housekeeping()
+    assert first in partitions()
+    assert second not in partitions()
+    assert not left.exists()
