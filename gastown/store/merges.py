@@ -143,7 +143,7 @@ def beat_merge(session: Session, merge_id: int, merge_epoch: int, step: str | No
 def begin_push(session: Session, order: MergeOrder, merge_sha: str, expected_sha: str) -> bool:
     """in_progress -> pushing, with the bead locked: from here on a cancel is refused. False: not wanted any more.
 
-    Nor is a merge that stands on one which was withdrawn meanwhile: it is merged anew when its lease is over.
+    Nor is a merge that stands on one which was withdrawn meanwhile: `requeue` has it merged anew.
     """
     found = _ours(session, order)
     if found is None or found[0].status != BeadStatus.IN_REVIEW:

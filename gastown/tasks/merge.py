@@ -162,10 +162,7 @@ def _settle(order: MergeOrder, job: merging.MergeJob) -> None:
 
 
 def _push(order: MergeOrder, job: merging.MergeJob, prepared: merging.Prepared, lease: Lease) -> None:
-    if lease.is_over() or not in_transaction(
-        lambda session: merges.begin_push(session, order, prepared.merge_sha, prepared.expected_sha)
-    ):
-        log.info("merge_not_wanted", merge_request=order.id)
+    if not _may_push(order, lease, prepared):
         return
     if prepared.base_sha != prepared.expected_sha:  # stacked on a merge that waits for the user's checkout
         _stage(order, job, prepared, "an earlier merge waits for the checkout to be clean")
@@ -176,9 +173,22 @@ def _push(order: MergeOrder, job: merging.MergeJob, prepared: merging.Prepared, 
 def _land(order: MergeOrder, job: merging.MergeJob, staged_sha: str, lease: Lease) -> None:
     """A gated merge that waited for the checkout to be clean."""
     staged = merging.Prepared(merge_sha=staged_sha, base_sha=staged_sha, expected_sha=staged_sha)
-    if lease.is_over() or not in_transaction(lambda session: merges.begin_push(session, order, staged_sha, staged_sha)):
+    if not _may_push(order, lease, staged):
         return
     _close_push(order, job, staged, merging.land(job, staged_sha))
+
+
+def _may_push(order: MergeOrder, lease: Lease, prepared: merging.Prepared) -> bool:
+    """Moved to `pushing`. If not, it is merged anew: unless it is canceled, what it stood on was withdrawn."""
+    sha, onto = prepared.merge_sha, prepared.expected_sha
+    if lease.is_over():
+        return False
+    if in_transaction(lambda session: merges.begin_push(session, order, sha, onto)):
+        return True
+    log.info("merge_not_wanted", merge_request=order.id)
+    withdrawn = "an earlier merge that it stood on was withdrawn; merged anew"
+    in_transaction(lambda session: merges.requeue(session, order, withdrawn))
+    return False
 
 
 def _close_push(

@@ -1,6 +1,7 @@
 """The merge task from claim to record, on a real repository: what is done after a push without an answer."""
 
 import os
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,10 @@ from gastown.commands import work
 from gastown.db import in_transaction, transaction
 from gastown.errors import Refused
 from gastown.models import MergeRequest
+from gastown.refinery.merging import Prepared
 from gastown.states import HoldCode, MergeStatus
 from gastown.store import merges
+from gastown.tasks import merge as task
 from gastown.tasks.merge import merge
 from tests.builders import a_merge, a_node, a_rig, now, the_api_is_there
 from tests.conftest import Clock
@@ -78,12 +81,13 @@ def test_a_push_whose_worker_died_before_it_is_made_by_the_next_one(
 ) -> None:
     job = checkout.work("gt-2", {"other": "1\n"})
     prepared = checkout.prepare(job)
+    assert isinstance(prepared, Prepared)
     order = claim(request_)
     onto = head(checkout.remote)
-    assert in_transaction(lambda session: merges.begin_push(session, order, prepared.merge_sha, onto))  # type: ignore[union-attr]
+    assert in_transaction(lambda session: merges.begin_push(session, order, prepared.merge_sha, onto))
     clock.advance(45)
     merge.run(request_.id)
-    assert now(request_).merged_sha == prepared.merge_sha  # type: ignore[union-attr]
+    assert now(request_).merged_sha == prepared.merge_sha
     assert not gated.exists()
 
 
@@ -95,13 +99,37 @@ def test_a_repository_that_is_away_while_a_push_is_settled_keeps_it_pushing(
     onto = head(checkout.remote)
     assert in_transaction(lambda session: merges.begin_push(session, order, onto, onto))
     checkout.remote.rename(tmp_path / "away")
-    for wait_s in (45, 45, 90):  # then twice as long each time
-        clock.advance(45 if wait_s == 45 else wait_s)
+    for wait_s in (45, 45, 45, 90):  # from then on twice as long each time
+        clock.advance(wait_s)
         merge.run(request_.id)
         assert (now(request_).status, now(request_).held_code) == (MergeStatus.PUSHING, HoldCode.UNREACHABLE)
-    assert now(request_).lease_expires_at == after(45 + 45 + 90 + 135)
+    assert now(request_).lease_expires_at == clock.now + timedelta(seconds=180)
     (tmp_path / "away").rename(checkout.remote)
-    clock.advance(135)
+    clock.advance(180)
     merge.run(request_.id)
     assert now(request_).status == MergeStatus.CLOSED
     assert git("status", "--porcelain", cwd=checkout.remote) == ""
+
+
+def test_a_merge_on_top_of_a_canceled_one_is_queued_at_once(
+    checkout: Rig, request_: MergeRequest, gated: Path, clock: Clock
+) -> None:
+    """Its lease of 45 s need not run out: its worker is there and knows."""
+    (checkout.remote / "README").write_text("busy\n")
+    merge.run(request_.id)
+    assert now(request_).held_code == HoldCode.DIRTY_CHECKOUT
+    with transaction() as session:
+        second = a_merge(session, head_sha=checkout.work("gt-2", {"other": "1\n"}).head_sha)
+    order = claim(second)
+    assert order.staged_sha == now(request_).staged_sha
+    prepared = checkout.prepare(task._job(order))
+    assert isinstance(prepared, Prepared)
+    in_transaction(lambda session: work.cancel(session, request_.town_id, request_.bead_id))
+    task._push(order, task._job(order), prepared, task.Lease(order))
+    assert now(second).status == MergeStatus.OPEN
+    tick()
+    assert asked() == [second.id]
+    git("checkout", "--quiet", "README", cwd=checkout.remote)
+    merge.run(second.id)
+    assert now(second).status == MergeStatus.CLOSED
+    assert not (checkout.remote / "new").exists()
