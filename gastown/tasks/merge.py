@@ -126,7 +126,7 @@ def _job(order: MergeOrder) -> merging.MergeJob:
 
 def _merge(order: MergeOrder, job: merging.MergeJob, lease: Lease) -> None:
     if order.pushing_sha is not None:
-        _settle(order, job)
+        _settle(order, job, lease)
         return
     if order.own_staged_sha is not None:
         _land(order, job, order.own_staged_sha, lease)
@@ -145,7 +145,7 @@ def _merge(order: MergeOrder, job: merging.MergeJob, lease: Lease) -> None:
             log.info("merge_left", merge_request=order.id, lost=lease.lost.is_set())
 
 
-def _settle(order: MergeOrder, job: merging.MergeJob) -> None:
+def _settle(order: MergeOrder, job: merging.MergeJob, lease: Lease) -> None:
     """An earlier push had no answer, or no worker to hear it: the target says whether it arrived.
 
     If not, its gates are passed already: the same commit is pushed again, at once when only the worker was gone.
@@ -156,7 +156,7 @@ def _settle(order: MergeOrder, job: merging.MergeJob) -> None:
         _record(order, sha)
     elif order.held_code == code:
         in_transaction(lambda session: merges.hold(session, order, code, reason, staged_sha=sha, look_again=True))
-    else:
+    elif not lease.is_over():  # whoever has it by now may have let a cancel in
         again = merging.Prepared(merge_sha=sha, base_sha=sha, expected_sha=sha)
         _close_push(order, job, again, merging.land(job, sha))
 

@@ -91,6 +91,20 @@ def test_a_push_whose_worker_died_before_it_is_made_by_the_next_one(
     assert not gated.exists()
 
 
+def test_whoever_lost_the_lease_pushes_nothing_again(checkout: Rig, request_: MergeRequest, clock: Clock) -> None:
+    prepared = checkout.prepare(checkout.work("gt-2", {"other": "1\n"}))
+    assert isinstance(prepared, Prepared)
+    first, onto = claim(request_), head(checkout.remote)
+    assert in_transaction(lambda session: merges.begin_push(session, first, prepared.merge_sha, onto))
+    clock.advance(45)
+    order = claim(request_)
+    lease = task.Lease(order)
+    lease.lost.set()
+    task._settle(order, task._job(order), lease)
+    assert head(checkout.remote) == onto
+    assert now(request_).status == MergeStatus.PUSHING
+
+
 def test_a_repository_that_is_away_while_a_push_is_settled_keeps_it_pushing(
     checkout: Rig, request_: MergeRequest, tmp_path: Path, clock: Clock
 ) -> None:
