@@ -78,8 +78,13 @@ def in_transaction(work: Callable[[Session], T]) -> T:
         return work(session)
 
 
+def is_away(error: DatabaseUnavailable) -> bool:
+    """Whether Postgres did not answer at all, rather than that it could not do what was asked."""
+    return isinstance(error.__cause__, DBAPIError) and _is_connection_failure(error.__cause__)
+
+
 def _unavailable(error: DBAPIError) -> DatabaseUnavailable:
-    if error.connection_invalidated or _is_connection_failure(error):
+    if _is_connection_failure(error):
         return DatabaseUnavailable(f"Postgres cannot be reached: {_first_line(error)}", hint="gastown up")
     if _sqlstate(error) in TIMED_OUT:
         return DatabaseUnavailable(f"Postgres took too long: {_first_line(error)}", hint="try again")
@@ -94,7 +99,7 @@ def _sqlstate(error: BaseException | None) -> str | None:
 
 def _is_connection_failure(error: DBAPIError) -> bool:
     state = _sqlstate(error)
-    return state is None or state.startswith(("08", "57P")) or state == "53300"
+    return error.connection_invalidated or state is None or state.startswith(("08", "57P")) or state == "53300"
 
 
 def _first_line(error: DBAPIError) -> str:

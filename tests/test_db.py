@@ -9,6 +9,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from gastown import db
+from gastown.cli.ask import ask
 from gastown.db import gastown_now, in_transaction, transaction
 from gastown.errors import DatabaseUnavailable
 from gastown.settings import get_settings
@@ -54,6 +55,14 @@ def test_a_fault_that_is_not_the_callers_is_temporary(database: str, state: str)
     """Disk full, read-only, no memory, an error of the disk, one of Postgres itself."""
     with pytest.raises(DatabaseUnavailable, match="cannot do it now"), transaction() as session:
         session.execute(text(f"DO $$ BEGIN RAISE SQLSTATE '{state}'; END $$"))
+
+
+def test_a_person_is_not_told_to_start_a_database_that_is_full(database: str) -> None:
+    committed(a_bead)  # and its town
+    full = text("DO $$ BEGIN RAISE SQLSTATE '53100'; END $$")
+    with pytest.raises(DatabaseUnavailable, match="cannot do it now") as told:
+        ask(lambda session, town_id: session.execute(full))
+    assert told.value.hint == "see the log of Postgres"
 
 
 @pytest.mark.parametrize("state", ["23505", "22021", "42P01", "0A000", "54000", "25P02"])

@@ -11,7 +11,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from gastown.commands import towns
-from gastown.db import in_transaction
+from gastown.db import in_transaction, is_away
 from gastown.embedded import control
 from gastown.errors import DatabaseUnavailable, UsageError
 from gastown.models import Town
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 NO_SCHEMA = {"42P01", "42703", "3F000"}  # undefined table, column, schema
-BUSY = {"55P03", "57014", "40001", "40P01"}  # lock timeout, statement timeout, serialization failure, deadlock
 
 
 def ask(work: Callable[[Session, int], T]) -> T:
@@ -34,6 +33,8 @@ def ask(work: Callable[[Session, int], T]) -> T:
     try:
         return in_transaction(lambda session: work(session, town_of(session)))
     except DatabaseUnavailable as error:
+        if not is_away(error):
+            raise
         raise _explained(error) from error
     except UnicodeEncodeError as error:
         raise UsageError("some of the text is not valid UTF-8", hint="look at what was typed or piped in") from error
@@ -42,9 +43,6 @@ def ask(work: Callable[[Session, int], T]) -> T:
         if state in NO_SCHEMA:
             what = "the database does not have the schema of this version of gastown"
             raise DatabaseUnavailable(what, hint="gastown db upgrade") from error
-        if state in BUSY:
-            words = str(error.orig).strip().splitlines()[0]
-            raise DatabaseUnavailable(f"the database is busy: {words}", hint="the same again in a moment") from error
         raise
 
 
