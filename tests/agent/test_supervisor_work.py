@@ -74,6 +74,14 @@ def test_work_of_another_node_comes_from_the_remote(town: Town) -> None:
     assert second.output == b"from afar\n"
 
 
+def test_an_agent_that_signals_its_own_supervisor_loses_no_work(town: Town) -> None:
+    first = town.run("echo 1 > one; git add one; git commit -qm one; echo 2 > two; kill -TERM $PPID; sleep 300")
+    assert first.done is not None
+    assert first.done["outcome"] == "stopped"
+    assert town.show(first.done["wip_sha"], "two") == "2"
+    assert town.run("cat one two", epoch=2).output == b"1\n2\n"
+
+
 def test_a_given_base_comes_first(town: Town) -> None:
     first = town.run("echo 1 > one.txt")
     assert first.done is not None
