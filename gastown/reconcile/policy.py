@@ -35,7 +35,7 @@ class Policy:
     heartbeat_s: float = 10  # how often an attempt says that it is alive
     heartbeat_lease_s: float = 45  # four heartbeats and some
     merge_lease_s: float = 45  # a merge worker that is silent for so long is gone; it beats three times as often
-    merge_look_s: float = 10  # how often a merge that waits for the outside is looked at
+    merge_look_s: float = 10  # how soon a merge that waits for the outside is looked at; then less often
     api_silence_s: float = 15  # three beats of the API, 5 s each
     node_silence_s: float = 45  # a node that is silent for so long gets no starts; it beats every 10 s
     rule_error_delay_s: float = 30  # before a bead whose rule raised is looked at again

@@ -56,7 +56,7 @@ _BY_HOLD = {
         "git -C {repository} status",
     ),
     HoldCode.UNREACHABLE: (
-        "the repository has to answer again; it is asked every few seconds",
+        "the repository has to answer again; it is asked by itself, less and less often, and by a retry at once",
         "git ls-remote {repository}",
     ),
     HoldCode.HEAD_MISSING: (
