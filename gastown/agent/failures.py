@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from gastown.agent.mirror import Mirror
 from gastown.agent.protocol import Done
-from gastown.agent.workspace import branches
+from gastown.agent.starting import branches
 
 PLAIN_CHARACTERS = 2000
 

@@ -30,7 +30,8 @@ from gastown.agent.runs import SELF, RunFiles
 from gastown.agent.salvage import end_earlier, salvage
 from gastown.agent.setup import Setup
 from gastown.agent.signals import Interrupted, Signals
-from gastown.agent.workspace import TwoResults, Workspace, fetch, starting_point
+from gastown.agent.starting import fetch, starting_point
+from gastown.agent.workspace import TwoResults, Workspace
 
 OK_EXIT, INTERNAL_EXIT = 0, 1
 STOP_REPORT_S = 5.0  # for the report of an attempt that is stopped: somebody waits for it to end

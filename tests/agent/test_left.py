@@ -8,7 +8,8 @@ from gastown.agent.git import GitError
 from gastown.agent.mirror import Mirror
 from gastown.agent.salvage import salvage
 from gastown.agent.snapshot import Person
-from gastown.agent.workspace import TwoResults, Workspace, starting_point
+from gastown.agent.starting import starting_point
+from gastown.agent.workspace import TwoResults, Workspace
 from tests.agent.town import Town, git
 
 PERSON = Person("toast", "toast@localhost")
