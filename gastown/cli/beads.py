@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
+from rich.table import Table
+
 from gastown.cli import screen
 from gastown.cli.screen import Cell
 from gastown.cli.words import at, block, count, in_short, one_line, size, span
@@ -47,14 +49,37 @@ def what_of(row: BeadRow) -> str:
 
 def print_list(rows: Sequence[BeadRow], *, more: bool, everything: bool) -> None:
     if rows:
-        heads = ("id", "state", "priority", "tries", "agent", "rig", "title", "what")
-        screen.console().print(screen.table(heads, [_line(row) for row in rows], flexible=("title", "what")))
+        screen.console().print(_short_table(rows) if screen.is_narrow() else _wide_table(rows))
     else:
         screen.say("no beads" if everything else "nothing is open")
     if more:
         screen.note(f"only the newest {len(rows)}; --limit shows more")
     if not everything:
         screen.note("closed beads are left out; --all shows them")
+
+
+def _wide_table(rows: Sequence[BeadRow]) -> Table:
+    heads = ("id", "state", "priority", "tries", "agent", "rig", "title", "what")
+    return screen.table(heads, [_line(row) for row in rows], flexible=("title", "what"))
+
+
+def _short_table(rows: Sequence[BeadRow]) -> Table:
+    """For 80 columns: no agent, a priority only where it is not the usual one, the rig only if there are several."""
+    several = len({row.rig for row in rows}) > 1
+    cells: list[Sequence[Cell]]
+    heads = ("id", "state", "tries", *(["rig"] if several else []), "title", "what")
+    cells = [
+        (
+            row.id,
+            screen.state(state_of(row)),
+            str(row.attempts),
+            *([row.rig] if several else []),
+            one_line(row.title if row.priority == "medium" else f"[{row.priority}] {row.title}", 60),
+            in_short(what_of(row), 100),
+        )
+        for row in rows
+    ]
+    return screen.table(heads, cells, flexible=("title", "what"))
 
 
 def _line(row: BeadRow) -> Sequence[Cell]:

@@ -16,6 +16,7 @@ from gastown.cli.words import one_line, to_json
 from gastown.states import BeadStatus, DispatchStatus, Resolution, Verdict
 
 PIPED_WIDTH = 200  # of a table that goes to a file or another program
+NARROW = 100  # columns of a terminal, below which tables leave out what matters less
 _COLOURS = {
     Resolution.MERGED: "green",
     Resolution.NO_CHANGES: "green",
@@ -50,16 +51,24 @@ def state(words: str) -> Text:
     return Text(words.replace("_", " "), _COLOURS.get(words, ""))
 
 
-def table(heads: Sequence[str], rows: Iterable[Sequence[Cell]], *, flexible: Sequence[str] = ()) -> Table:
-    """Columns as wide as they must be; the `flexible` ones give way on a narrow terminal."""
+def is_narrow() -> bool:
+    return console().width < NARROW
+
+
+def table(
+    heads: Sequence[str], rows: Iterable[Sequence[Cell]], *, flexible: Sequence[str] = (), wrapped: Sequence[str] = ()
+) -> Table:
+    """Columns as wide as they must be; for want of room `flexible` ones are cut and `wrapped` ones get more lines."""
     made = Table(box=None, pad_edge=False, header_style="bold", show_edge=False, padding=(0, 2, 0, 0))
     cells = [[cell if isinstance(cell, Text) else Text(cell) for cell in row] for row in rows]
     for number, head in enumerate(heads):
-        gives_way = head in flexible  # Rich narrows only columns that may wrap, so the cells are told not to
+        gives_way = (
+            head in flexible or head in wrapped
+        )  # Rich narrows only columns that may wrap, so the cells are told not to
         widest = max([len(head), *(row[number].cell_len for row in cells)])
         made.add_column(head, no_wrap=not gives_way, min_width=8 if gives_way else widest)
         for row in cells:
-            row[number].no_wrap, row[number].overflow = True, "ellipsis"
+            row[number].no_wrap, row[number].overflow = head not in wrapped, "fold" if head in wrapped else "ellipsis"
     for row in cells:
         made.add_row(*row)
     return made

@@ -1,6 +1,7 @@
 """gastown why, events: what holds a bead, and what has happened."""
 
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,24 +12,36 @@ from gastown.cli.options import AsJson, Limit, RigName
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
+    from gastown.cli.screen import Cell
     from gastown.store.explain import Explanation
-    from gastown.store.listing import EventRow
+    from gastown.store.listing import BeadRow, EventRow
+
+    Explained = tuple[Explanation, BeadRow]
 
 app = typer.Typer()
 
 FOLLOW_S = 0.5  # between two looks
+LAST = 5  # decisions that are shown unasked
+ALL = 10_000  # decisions
 OVERLAP = 200  # events are numbered when written and seen when committed: a lower number may come later
 DOWN = "nothing happens: the stack is not up\nnext: gastown up"
 
 MaybeBead = Annotated[str | None, typer.Argument(metavar="[BEAD]", help="The id of a bead.")]
 All = Annotated[bool, typer.Option("--all", help="Every bead that is not closed.")]
 Follow = Annotated[bool, typer.Option("--follow", "-f", help="Go on with what comes.")]
+History = Annotated[bool, typer.Option("--history", help="All that was decided so far, not only the last of it.")]
 OfBead = Annotated[str | None, typer.Option("--bead", metavar="BEAD", help="Of this bead alone.")]
 
 
 @app.command()
-def why(bead: MaybeBead = None, everything: All = False, rig: RigName = None, as_json: AsJson = False) -> None:
-    """Name the gate that holds a bead, its value, and what opens it."""
+def why(
+    bead: MaybeBead = None,
+    everything: All = False,
+    history: History = False,
+    rig: RigName = None,
+    as_json: AsJson = False,
+) -> None:
+    """Name what holds a bead, and what opens it."""
     from gastown.cli import screen
     from gastown.errors import UsageError
 
@@ -36,76 +49,98 @@ def why(bead: MaybeBead = None, everything: All = False, rig: RigName = None, as
         raise UsageError("why needs one bead, or --all", hint="gastown bead list")
     if bead is None:
         rows = _explain_all(rig)
-        return screen.print_json(rows) if as_json else _print_all(rows)
-    row = _explain_one(bead)
-    return screen.print_json(row) if as_json else _print_one(row)
+        return screen.print_json([each for each, _ in rows]) if as_json else _print_all(rows)
+    row, listed = _explain_one(bead, ALL if history else None)
+    return screen.print_json(row) if as_json else _print_one(row, listed, in_full=history)
 
 
-def _explain_one(bead_id: str) -> "Explanation":
+def _explain_one(bead_id: str, limit: int | None) -> "Explained":
     from gastown.cli.ask import ask
-    from gastown.store import explain
+    from gastown.store import explain, listing
     from gastown.store.beads import get_bead
 
-    def read(session: "Session", town_id: int) -> "Explanation":
+    def read(session: "Session", town_id: int) -> "Explained":
         get_bead(session, bead_id, town_id)
         found = explain.explain(session, town_id, [bead_id])[0]
         says, asks = explain.voice_of(session, bead_id)
-        return replace(found, says=says, asks=asks, history=explain.history_of(session, bead_id))
+        history = explain.history_of(session, bead_id, limit or explain.HISTORY)
+        listed = listing.beads_by_id(session, town_id, [bead_id])[0]
+        return replace(found, says=says, asks=asks, history=history), listed
 
     return ask(read)
 
 
-def _explain_all(rig: str | None) -> "list[Explanation]":
+def _explain_all(rig: str | None) -> "list[Explained]":
     from gastown.cli.ask import ask
     from gastown.commands import towns
     from gastown.store import explain, listing
 
-    def read(session: "Session", town_id: int) -> "list[Explanation]":
+    def read(session: "Session", town_id: int) -> "list[Explained]":
         if rig is not None:
             towns.get_rig(session, town_id, rig)
-        return explain.explain(session, town_id, listing.unfinished_beads(session, town_id, rig, limit=1000))
+        ids = listing.unfinished_beads(session, town_id, rig, limit=1000)
+        listed = {row.id: row for row in listing.beads_by_id(session, town_id, ids)}
+        return [(each, listed[each.id]) for each in explain.explain(session, town_id, ids) if each.id in listed]
 
     return ask(read)
 
 
-def _print_one(row: "Explanation") -> None:
+def _state(row: "Explanation", listed: "BeadRow") -> str:
+    """The word of `bead list`; of a bead that waits, what holds it now, not when it was looked at last."""
+    from gastown.cli.beads import state_of
+
+    return state_of(replace(listed, verdict=listed.verdict and row.verdict))
+
+
+def _print_one(row: "Explanation", listed: "BeadRow", *, in_full: bool) -> None:
     from gastown.cli import screen
     from gastown.cli.words import at, in_short, one_line
 
     if row.down:
         screen.say(DOWN)
     screen.say(f"{row.id} {one_line(row.title, 100)}")
-    screen.say(f"  {row.verdict.replace('_', ' ')}: {in_short(row.reason, 500)}")
-    screen.say(f"  gate       {row.gate}: {row.meaning}")
+    screen.say(f"  {_state(row, listed).replace('_', ' ')}: {in_short(row.reason, 500)}")
+    screen.say(f"  rule       {row.gate}: {row.meaning}")
     screen.say(f"  opens      {row.opens}")
     if row.says:
         screen.say(f"  says       {in_short(row.says, 500)}")
     if row.asks:
-        screen.say(f"  asks you   {in_short(row.asks, 500)}")
+        screen.say(f"  {'asked you' if listed.terminal else 'asks you ':<10} {in_short(row.asks, 500)}")
     if row.next_look is not None:
         screen.say(f"  next look  {at(row.next_look)}, or when something wakes it")
     if row.history:
         screen.say("\nwhat was decided so far:")
-    for past in row.history:
+    shown = row.history if in_full else row.history[-LAST:]
+    if len(shown) < len(row.history):
+        screen.say(f"  (the last {LAST}; gastown why {row.id} --history shows all)")
+    for past in shown:
         words = past.verdict.replace("_", " ")
         screen.say(f"  {at(past.at)} {words:<15} {in_short(past.reason, 160)} ({past.rule})")
     screen.say(f"next: {row.command}")
 
 
-def _print_all(rows: "list[Explanation]") -> None:
+def _print_all(rows: "list[Explained]") -> None:
     from gastown.cli import screen
     from gastown.cli.words import in_short, one_line
 
-    if any(row.down for row in rows):
+    if any(row.down for row, _ in rows):
         screen.say(DOWN)
     if not rows:
         return screen.say("nothing is open")
+    roomy = not screen.is_narrow()
+    cells: list[Sequence[Cell]]
+    heads = ("id", "state", "reason", *(["title"] if roomy else []))
     cells = [
-        (row.id, screen.state(row.verdict), in_short(row.reason, 120), one_line(row.title, 50), row.command)
-        for row in rows
+        (
+            row.id,
+            screen.state(_state(row, listed)),
+            in_short(row.reason, 200),
+            *([one_line(row.title, 50)] if roomy else []),
+        )
+        for row, listed in rows
     ]
-    heads = ("id", "verdict", "because", "title", "next")
-    return screen.console().print(screen.table(heads, cells, flexible=("because", "title")))
+    screen.console().print(screen.table(heads, cells, flexible=("title",), wrapped=("reason",)))
+    return screen.say("gastown why ID says what opens each")
 
 
 @app.command()

@@ -13,7 +13,7 @@ from gastown.reconcile import decide
 from gastown.reconcile.decision import Decision
 from gastown.reconcile.rules import RULES
 from gastown.reconcile.views import BeadView
-from gastown.states import LIVE, TERMINAL, BeadStatus, Resolution, Verdict
+from gastown.states import LIVE, BeadStatus, Resolution, Verdict
 from gastown.store.advice import advise
 from gastown.store.claims import clock
 from gastown.store.listing import BeadRow, waits_for_a_slot
@@ -53,7 +53,7 @@ class Explanation:
     looked_at: datetime | None
     down: bool = False  # nothing of Gastown runs, so nothing happens
     says: str | None = None  # what the agent of the live attempt says it is doing
-    asks: str | None = None  # what an agent asked a person last; None once the bead is over
+    asks: str | None = None  # what an agent asked a person last, also once the bead is over
     history: tuple[PastDecision, ...] = ()
 
 
@@ -133,8 +133,8 @@ def history_of(session: Session, bead_id: str, limit: int = HISTORY) -> tuple[Pa
 def voice_of(session: Session, bead_id: str) -> tuple[str | None, str | None]:
     """(what its agent says it is doing, what an agent last asked a person), as `Explanation` has them."""
     live = select(Dispatch.status_text).where(Dispatch.bead_id == bead_id, Dispatch.status.in_(LIVE))
-    asked = select(Event.message).join(Bead, Bead.id == Event.bead_id).where(Event.bead_id == bead_id)
-    asked = asked.where(Event.kind == "escalation", Event.dispatch_id.is_not(None), Bead.status.not_in(TERMINAL))
+    asked = select(Event.message).where(Event.bead_id == bead_id)
+    asked = asked.where(Event.kind == "escalation", Event.dispatch_id.is_not(None))
     return session.scalar(live), session.scalar(asked.order_by(Event.id.desc()).limit(1))
 
 
