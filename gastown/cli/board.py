@@ -124,7 +124,7 @@ def _table(run_id: str, rows: Sequence[BeadRow], trouble: str, began: float) -> 
     head = Text(f"run {run_id}  {done} of {len(rows)} done  {span(time.monotonic() - began)}", "bold")
     if trouble:
         head.append(f"  {one_line(trouble, 100)}", "yellow")
-    room = max(3, shutil.get_terminal_size().lines - 4)
+    room = max(3, shutil.get_terminal_size().lines - 5)
     shown = list(rows)
     for row in [row for row in rows if row.terminal]:
         if len(shown) <= room:
@@ -132,7 +132,9 @@ def _table(run_id: str, rows: Sequence[BeadRow], trouble: str, began: float) -> 
         shown.remove(row)
     left_out = len(rows) - len(shown[:room])
     more = [Text(f"and {left_out} more", "dim")] if left_out else []
-    return Group(head, beads_table(shown[:room]), *more)
+    return Group(
+        head, beads_table(shown[:room]), *more, Text()
+    )  # a line for ^C: in a full one it would break the picture
 
 
 def beads_table(rows: Sequence[BeadRow]) -> Table:

@@ -62,7 +62,7 @@ def carry_out(order: Order) -> int:
         with signals_interrupt():
             ours = bring_up(settings)
             users = _hold_stack(settings)
-            run = resumed(order.resume) if plan is None else begin(order, plan, probe)
+            run = resumed(order.resume) if plan is None else begin(order, plan, probe, ours)
             rows = board.watch(run.id, run.bead_ids, quiet=order.as_json)
             outcome = conclude(run, rows, order)
     except KeyboardInterrupt:
@@ -71,7 +71,7 @@ def carry_out(order: Order) -> int:
         if ours:
             take_down(settings, users)
     if outcome == INTERRUPTED:
-        say_how_to_go_on(run, ours)
+        say_how_to_go_on(run, order.resume, ours)
     return outcome
 
 
@@ -155,8 +155,8 @@ def take_down(settings: Settings, users: int | None = None) -> None:
         screen.note(f"warning: {error}\nnext: {error.hint}")
 
 
-def begin(order: Order, plan: Plan, probe: Probe | None) -> Run:
-    """The rig, and the beads in one transaction: all of them or none."""
+def begin(order: Order, plan: Plan, probe: Probe | None, ours: bool) -> Run:
+    """The rig, and the beads in one transaction: all of them or none. `ours`: the stack ends with this run."""
     named = sorted({bead.rig for bead in plan.bead if bead.rig is not None})
     known = ask(lambda session, town_id: {each: towns.get_rig(session, town_id, each) for each in named})
     own = None if probe is None else _own_rig(probe)
@@ -174,7 +174,8 @@ def begin(order: Order, plan: Plan, probe: Probe | None) -> Run:
 
     bead_ids = ask(sling)
     publish_after()
-    screen.note(f"run {run_id}: {count(len(bead_ids), 'bead')}; Ctrl-C detaches, gastown run --resume {run_id} goes on")
+    ends = "stops it with the work saved;" if ours else "detaches,"
+    screen.note(f"run {run_id}: {count(len(bead_ids), 'bead')}; Ctrl-C {ends} gastown run --resume {run_id} goes on")
     return Run(run_id, bead_ids)
 
 
@@ -253,12 +254,17 @@ def conclude(run: Run, rows: list[BeadRow], order: Order) -> int:
     return 1 if stuck else 0
 
 
-def say_how_to_go_on(run: Run | None, ours: bool) -> None:
-    if run is None:
+def say_how_to_go_on(run: Run | None, resume: str | None, ours: bool) -> None:
+    if run is None and resume is None:
         screen.note("stopped before any bead was made")
         return
-    rest = "what is done is kept, the rest waits" if ours else "the beads go on without this terminal"
-    screen.note(f"detached from run {run.id}: {rest}\nnext: gastown run --resume {run.id}")
+    if run is None:
+        name = one_line((resume or "").removeprefix(RUN_LABEL))
+        screen.note(f"stopped before run {name} went on; its beads are kept\nnext: gastown run --resume {name}")
+        return
+    said = "stopped run {}: what is done is kept, the rest waits"
+    said = said if ours else "detached from run {}: the beads go on without this terminal"
+    screen.note(f"{said.format(run.id)}\nnext: gastown run --resume {run.id}")
 
 
 @contextmanager

@@ -29,7 +29,8 @@ def run(
 ) -> None:
     """Do tasks from nothing to merged: start what is needed, wait, stop what was started.
 
-    Exit code 0 when all are merged, 1 when some need a person. Ctrl-C detaches; --resume goes on.
+    Exit code 0 when all are merged, 1 when some need a person. Ctrl-C detaches, or stops the stack if this
+    run started it, with the work saved; --resume goes on.
     """
     from gastown.cli import running
     from gastown.cli.adding import Wanted
