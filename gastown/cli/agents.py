@@ -27,6 +27,18 @@ def installed_agents(environment: Mapping[str, str], home: Path) -> list[str]:
     return found
 
 
+def _own_problems(environment: Mapping[str, str], home: Path) -> list[GastownError]:
+    """What keeps each of the person's own presets from working: they were written to be used."""
+    found = []
+    for name in list_presets(home):
+        try:
+            if (home / "presets" / f"{name}.toml").is_file():
+                require_agent(name, environment, home)
+        except GastownError as error:
+            found.append(error)
+    return found
+
+
 def only_agent(environment: Mapping[str, str], home: Path) -> str:
     """The one that is installed. Raises UsageError, with a list, when there are none or several."""
     found = installed_agents(environment, home)
@@ -34,6 +46,10 @@ def only_agent(environment: Mapping[str, str], home: Path) -> str:
         return found[0]
     if found:
         raise UsageError(f"several agents are installed: {', '.join(found)}", hint=f"--agent {found[0]}")
+    broken = _own_problems(environment, home)
+    if broken:
+        what = f"no coding agent can work: {'; '.join(str(each) for each in broken)}"
+        raise UsageError(what, hint=broken[0].hint)
     raise UsageError(
         "no coding agent is installed, so say which one is to work",
         hint=f"--agent shell runs the bead's text as a script; your own presets go to {home / 'presets'}/NAME.toml",

@@ -67,6 +67,15 @@ class Follower:
             self._break_line()
             screen.note(f"-- {self._bead_id} {words}")
 
+    def silence(self) -> str:
+        """What to say of shown attempts that printed nothing."""
+        last = self._shown()[-1]
+        if last.live:
+            return "no output yet"
+        if last.exit_code is None:
+            return f"no output; it ended: {last.code or last.status}".replace("_", " ")
+        return f"no output; the agent exited with {last.exit_code}"
+
     def close(self) -> None:
         self._end_line()
 

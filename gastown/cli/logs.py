@@ -41,11 +41,13 @@ def logs(
         raise UsageError("--raw and --json contradict each other", hint="give one of them")
     form = Form.RAW if raw else Form.JSON if as_json else Form.TEXT
     follower = Follower(bead, attempt=attempt, everything=everything, form=form)
-    follower.look()
+    came = follower.look()
     if follow:
         _follow(follower)
     elif not follower.attempts:
         screen.note(f"no attempt on {bead} yet\nnext: gastown why {bead}")
+    elif not came:
+        screen.note(follower.silence())
     follower.close()
     sys.stdout.flush()
 

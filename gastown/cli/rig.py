@@ -7,8 +7,11 @@ import typer
 from gastown.cli.options import Agent, AllowRed, AsJson, Branch, Gates, RigName, Setup
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from sqlalchemy.orm import Session
 
+    from gastown.refinery.repository import Probe
     from gastown.store.rigs import RigRow
 
 app = typer.Typer()
@@ -35,6 +38,7 @@ def add_rig(
 ) -> None:
     """Put a repository under management, after setup and gates have passed on it as it is."""
     from gastown.cli import adding, screen
+    from gastown.errors import Refused
 
     wanted = adding.Wanted(
         repository=repository,
@@ -52,11 +56,26 @@ def add_rig(
     except adding.RedBase as error:
         adding.show_red(error)
         raise
+    except Refused as error:
+        hint = _how_to_change(probe, {"--agent": [agent], "--setup": [setup], "--gate": gate or []})
+        raise Refused(str(error), hint=hint or error.hint) from error
     if as_json:
         screen.print_json({key: value for key, value in vars(added).items() if key != "checks"})
         return
     adding.show_added(added)
     screen.say(f'next: gastown sling "what is to be done" --rig {added.name}')
+
+
+def _how_to_change(probe: "Probe", options: "Mapping[str, Sequence[str | None]]") -> str:
+    """The command that gives these options to the rig of this repository; empty without options or such a rig."""
+    import shlex
+
+    from gastown.cli.ask import ask
+    from gastown.store import rigs
+
+    given = [word for option, values in options.items() for value in values if value for word in (option, value)]
+    name = ask(lambda session, town_id: rigs.rig_of(session, town_id, probe.repository, probe.branch))
+    return shlex.join(["gastown", "rig", "set", name, *given]) if name and given else ""
 
 
 @rig.command("set")

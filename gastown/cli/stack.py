@@ -96,3 +96,18 @@ def _print_stack(now: "StackStatus", settings: "Settings") -> None:
             from gastown.cli.config import masked
 
             typer.echo(f"  {name:<9} elsewhere  {masked(url)}")
+    _print_town()
+
+
+def _print_town() -> None:
+    """How the work stands, unless the database is away: then what runs is all there is to say."""
+    from gastown.cli import townwide
+    from gastown.errors import DatabaseUnavailable
+
+    try:
+        now = townwide.read()
+    except DatabaseUnavailable:
+        return
+    typer.echo(f"  {'town':<9} {now.words()}")
+    if now.need_you:
+        typer.echo("next: gastown why --all")

@@ -6,6 +6,7 @@ stdin = false                                  # true: the prompt comes on stand
 MY_AGENT_MODE = "headless"
 """
 
+import difflib
 import re
 import shutil
 import tomllib
@@ -32,6 +33,9 @@ class Preset(BaseModel):
     def runs_scripts(self) -> bool:
         """Whether it executes the bead's body instead of reading it."""
         return any("{script_file}" in argument for argument in self.argv)
+
+
+_KEYS = list(Preset.model_fields)
 
 
 def load_preset(name: str, home: Path) -> Preset:
@@ -67,8 +71,21 @@ def _parse(name: str, text: str, source: str) -> Preset:
         data: dict[str, Any] = tomllib.loads(text)
         return Preset(**{"name": name, **data})
     except (tomllib.TOMLDecodeError, ValidationError, TypeError) as error:
-        reason = "; ".join(str(error).splitlines())
+        found = [_problem(each) for each in error.errors()] if isinstance(error, ValidationError) else [str(error)]
+        reason = "; ".join(found)
         raise UsageError(f"the agent preset {source} is wrong: {reason}", hint=f"mend {source}") from error
+
+
+def _problem(error: Any) -> str:
+    """One finding of pydantic, as a person would say it."""
+    key = ".".join(str(each) for each in error["loc"])
+    if error["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(key, _KEYS, 1)
+        return f"there is no key {key} " + (f"(did you mean {near[0]}?)" if near else f"(known: {', '.join(_KEYS)})")
+    if error["type"] == "missing":
+        return f"it has no {key}"
+    message = str(error["msg"])
+    return f"{key}: {message[:1].lower()}{message[1:]}"
 
 
 def _known(home: Path) -> str:
