@@ -126,8 +126,7 @@ def _due(request: MergeRequest, now: object) -> bool:
 
 def beat_merge(session: Session, merge_id: int, merge_epoch: int, step: str | None = None) -> bool:
     """Extend the lease. False: it is not ours any more; stop."""
-    lease_s = select(MergeRequest.rig_id).where(MergeRequest.id == merge_id)
-    rig_id = session.scalar(lease_s)
+    rig_id = session.scalar(select(MergeRequest.rig_id).where(MergeRequest.id == merge_id))
     if rig_id is None:
         return False
     lease = timedelta(seconds=policy_of(session, rig_id).merge_lease_s)

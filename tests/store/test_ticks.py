@@ -15,7 +15,7 @@ from gastown.models import Agent, Bead, DecisionRow, Dispatch, Service, Town
 from gastown.reconcile.decision import Decision
 from gastown.reconcile.policy import Policy
 from gastown.reconcile.views import BeadView
-from gastown.states import AgentStatus, BeadStatus, DispatchStatus, Resolution, Verdict
+from gastown.states import AgentStatus, BeadStatus, DispatchStatus, FailureCode, Resolution, Verdict
 from gastown.store import attempts, claims, resync, services, views
 from gastown.store.moves import lock_beads, set_bead, wake
 from gastown.tasks import reconcile as ticking
@@ -339,3 +339,16 @@ def test_what_vanished_while_the_api_was_away(town_id: int, clock: Clock, back_s
         attempts.note_seen(session, dispatch.id, clock.now, False, None, False)
     tick()
     assert now(dispatch).code == code
+
+
+def test_rules_obey_the_numbers_of_the_rig(town_id: int) -> None:
+    """One failure is too many on one rig, and the next attempt on the other."""
+    with transaction() as session:
+        strict = an_attempt(session, rig=a_rig(session, name="strict", policy={"max_agent_failures": 1}))
+        patient = an_attempt(session, rig=a_rig(session, name="patient"))
+        ids = (strict.bead_id, patient.bead_id)
+        for each in (strict, patient):
+            attempts.lose(session, each.id, FailureCode.VANISHED, "x")
+    tick()
+    with transaction() as session:
+        assert [session.get_one(Bead, each).status for each in ids] == [BeadStatus.FAILED, BeadStatus.IN_PROGRESS]
