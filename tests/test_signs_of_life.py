@@ -55,7 +55,7 @@ def test_the_beat_of_the_api_survives(database: str, hurried: None, monkeypatch:
 
 def test_the_beat_of_a_node_survives(database: str, hurried: None, monkeypatch: pytest.MonkeyPatch) -> None:
     done = threading.Event()
-    monkeypatch.setattr(housekeeping, "_rejoin", lambda *_: None)
+    monkeypatch.setattr(housekeeping, "rejoin", lambda *_: None)
     monkeypatch.setattr(housekeeping.towns, "beat_node", failing_twice(housekeeping.towns.beat_node, done))
     thread = threading.Thread(target=housekeeping._stay, args=("worker@n1", "n1"))
     thread.start()

@@ -4,7 +4,6 @@ The order of locks is the bead, then its agent, then its dispatch.
 """
 
 import hashlib
-import random
 import secrets
 from dataclasses import dataclass
 from datetime import timedelta
@@ -26,7 +25,7 @@ from gastown.states import (
     FailureCode,
     StopCode,
 )
-from gastown.store import agents
+from gastown.store import agents, draws
 from gastown.store.moves import MoveLost, lock_bead, move, record, set_bead, wake
 from gastown.store.policies import policy_of
 from gastown.store.workers import claimed_before
@@ -213,7 +212,7 @@ def _end(
     move(session, Agent, dispatch.agent_id, AgentStatus.WORKING, AgentStatus.IDLE, idle_since=gastown_now())
     policy = policy_of(session, dispatch.rig_id)
     failures = count_failures(session, bead, None)
-    delay = policy.backoff(failures, random.uniform(-1, 1))
+    delay = policy.backoff(failures, draws.jitter())
     if code is FailureCode.START_TIMEOUT:
         delay = max(delay, timedelta(seconds=policy.unknown_start_delay_s))
     set_bead(

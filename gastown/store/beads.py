@@ -1,6 +1,5 @@
 """Beads: made, ended, opened again."""
 
-import secrets
 from collections.abc import Iterable
 
 from sqlalchemy import func, select
@@ -12,7 +11,7 @@ from gastown.db import gastown_now
 from gastown.errors import NotFound, Refused
 from gastown.models import Bead, BeadDependency, Dispatch
 from gastown.states import BeadStatus, Resolution
-from gastown.store import agents
+from gastown.store import agents, draws
 from gastown.store.moves import lock_bead, lock_beads, move, record, wake
 
 ID_LETTERS = "23456789abcdefghjkmnpqrstuvwxyz"  # none that look alike
@@ -36,7 +35,7 @@ def lock_known_bead(session: Session, bead_id: str, town_id: int) -> Bead:
 def insert_bead(session: Session, **values: object) -> str:
     """A new bead, due at once. Its id is short and human."""
     for _ in range(100):
-        bead_id = "gt-" + "".join(secrets.choice(ID_LETTERS) for _ in range(ID_LENGTH))
+        bead_id = "gt-" + draws.letters(ID_LETTERS, ID_LENGTH)
         statement = insert(Bead).values(id=bead_id, wake_at=gastown_now(), **values)
         if session.scalar(statement.on_conflict_do_nothing(index_elements=["id"]).returning(Bead.id)):
             return bead_id

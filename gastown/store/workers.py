@@ -7,12 +7,12 @@ from sqlalchemy import ColumnElement, and_, func
 from sqlalchemy.orm import InstrumentedAttribute
 
 LIFE = "/[0-9a-f]{12}$"
-_this_life = secrets.token_hex(6)  # imported before a worker forks the processes of its pool, so they share it
+this_life = secrets.token_hex(6)  # imported before a worker forks the processes of its pool, so they share it
 
 
 def claimer(name: str) -> str:
     """What this worker, and no other life of it, claims rows as."""
-    return f"{name}/{_this_life}"
+    return f"{name}/{this_life}"
 
 
 def claimed_before(column: InstrumentedAttribute[str | None], worker: str) -> ColumnElement[bool]:

@@ -110,7 +110,7 @@ def _stay(worker: str, node: str | None) -> None:
             if node is not None:
                 in_transaction(lambda session: towns.beat_node(session, node, "process", upkeep.node_capacity()))
             if not rejoined:
-                _rejoin(worker, node)
+                rejoin(worker, node)
                 rejoined = True
         except GastownError as error:
             log.warning("node_beat_failed", node=node, error=str(error))
@@ -119,7 +119,8 @@ def _stay(worker: str, node: str | None) -> None:
         _stopping.wait(NODE_BEAT_S if rejoined else 1.0)
 
 
-def _rejoin(worker: str, node: str | None) -> None:
+def rejoin(worker: str, node: str | None) -> None:
+    """A worker is back: nobody is inside the starts and merges that its earlier life had claimed."""
     doubted = in_transaction(lambda session: attempts.doubt_starts_of(session, claimer(worker)))
     in_transaction(lambda session: merges.expire_merges_of(session, claimer(worker)))
     if doubted and node is not None:

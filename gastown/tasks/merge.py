@@ -30,25 +30,30 @@ class Lease:
     def __init__(self, order: MergeOrder) -> None:
         self.order = order
         self.lost = threading.Event()
+        self._failures = 0
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._beat, name="merge-lease", daemon=True)
 
     def _beat(self) -> None:
-        failures = 0
         while not self._ended.wait(self.order.lease_s / 3):
-            try:
-                ours = self.note(None)
-            except DatabaseUnavailable:
-                failures += 1
-                ours = failures < 2  # the lease holds three beats: after two misses it is about to end
-            except Exception:  # this thread must not end without a word: the merge would go on without a lease
-                log.exception("merge_lease_raised", merge_request=self.order.id)
-                ours = False
-            else:
-                failures = 0
-            if not ours:
-                self.lost.set()
+            if not self.renew():
                 return
+
+    def renew(self) -> bool:
+        """One beat. False: it is lost, and so is any further beat."""
+        try:
+            ours = self.note(None)
+        except DatabaseUnavailable:
+            self._failures += 1
+            ours = self._failures < 2  # the lease holds three beats: after two misses it is about to end
+        except Exception:  # this thread must not end without a word: the merge would go on without a lease
+            log.exception("merge_lease_raised", merge_request=self.order.id)
+            ours = False
+        else:
+            self._failures = 0
+        if not ours:
+            self.lost.set()
+        return ours
 
     def note(self, step: str | None) -> bool:
         return in_transaction(lambda session: merges.beat_merge(session, self.order.id, self.order.merge_epoch, step))
