@@ -21,7 +21,7 @@ from gastown.beat_schedule import BEAT_SCHEDULE
 from gastown.reconcile.policy import ANY_WAIT, LIMITS, LONGEST_S, Policy
 from gastown.reconcile.rules import RULES, Rule
 from gastown.settings import Settings
-from gastown.states import ADOPTABLE, LIVE, MACHINES, RELEASING, FailureClass, FailureCode, Move
+from gastown.states import ADOPTABLE, LIVE, MACHINES, RELEASING, FailureClass, FailureCode, Move, StopCode
 
 DOCS = Path(__file__).parent
 ROOT = DOCS.parent
@@ -72,9 +72,16 @@ def failures() -> str:
     cost = {
         FailureClass.INFRA: "never counts against the bead",
         FailureClass.AGENT: f"counts; {Policy.max_agent_failures} and the bead fails",
+        FailureClass.AUTH: "it is held, and a person is asked",
+        FailureClass.RATE_LIMIT: "never counts; the preset rests for a while",
         FailureClass.CONFIG: "the bead fails at once",
+        FailureClass.BUDGET: "it is held, and a person is asked",
     }
-    rows = ((code(each), code(each.failure_class), cost[each.failure_class]) for each in FailureCode)
+    rows = (
+        (code(each), code(each.failure_class), cost[each.failure_class])
+        for each in (*FailureCode, *StopCode)
+        if each.failure_class
+    )
     return table(("code", "class", "what it costs the bead"), rows)
 
 

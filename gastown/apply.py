@@ -13,21 +13,27 @@ from gastown.models import Bead
 from gastown.reconcile.actions import (
     Action,
     AskMerge,
+    AskStop,
     CleanUp,
     CreateDispatch,
     Effect,
+    Escalate,
     FailBead,
+    FreeAgent,
+    HoldBead,
     InspectContainers,
     Lose,
+    NoteStall,
     ReclaimMerge,
     RollBack,
     StartContainer,
+    StopAttempt,
     StopContainer,
 )
 from gastown.reconcile.decision import Decision
 from gastown.reconcile.views import BeadView
 from gastown.states import StopCode
-from gastown.store import agents, attempts, beads, decisions, merges
+from gastown.store import agents, attempts, beads, decisions, escalations, merges
 from gastown.store.moves import MoveLost, set_bead, wake
 
 log = structlog.get_logger()
@@ -67,6 +73,24 @@ def _carry_out(session: Session, bead: Bead, view: BeadView, action: Action) -> 
             return []
         case Lose(dispatch_id=dispatch_id, code=code, message=message, exit_code=exit_code):
             _must(attempts.lose(session, UUID(dispatch_id), code, message, exit_code))
+            return []
+        case AskStop(dispatch_id=dispatch_id, code=stop_code, reason=reason):
+            _must(attempts.ask_stop(session, UUID(dispatch_id), stop_code, reason))
+            return []
+        case StopAttempt(dispatch_id=dispatch_id, code=stop_code, message=message):
+            _must(attempts.stop_attempt(session, UUID(dispatch_id), stop_code, message))
+            return []
+        case NoteStall(dispatch_id=dispatch_id, tier=tier, message=message):
+            _must(attempts.note_stall(session, UUID(dispatch_id), tier, message))
+            return []
+        case Escalate(cause=cause, message=message):
+            escalations.raise_once(session, bead.town_id, cause, message, bead_id=bead.id)
+            return []
+        case HoldBead(reason=reason):
+            beads.hold_bead(session, bead, reason, "reconciler")
+            return []
+        case FreeAgent():
+            agents.free(session, bead.id)
             return []
         case FailBead(code=code, message=message):
             _must(beads.fail_bead(session, bead, code, message))

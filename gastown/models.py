@@ -13,6 +13,7 @@ from sqlalchemy import (
     CheckConstraint,
     Date,
     DateTime,
+    Double,
     ForeignKey,
     Identity,
     Index,
@@ -80,6 +81,8 @@ class Town(Base):
     id: Mapped[int] = mapped_column(Identity(always=True), primary_key=True)
     name: Mapped[str] = mapped_column(unique=True)
     paused_at: Mapped[datetime | None]
+    breaker_opened_at: Mapped[datetime | None]  # starts failed in a row: one probe at a time, until one starts
+    breaker_reason: Mapped[str | None]
     policy: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'"))
     created_at: Mapped[datetime] = mapped_column(server_default=NOW)
 
@@ -246,7 +249,15 @@ class Dispatch(Base):
         CheckConstraint("status <> 'running' OR started_at IS NOT NULL", name="running_has_started"),
         Index("one_live_dispatch_per_bead", "bead_id", unique=True, postgresql_where=text(IS_LIVE)),
         Index("one_live_dispatch_per_agent", "agent_id", unique=True, postgresql_where=text(IS_LIVE)),
+        CheckConstraint("(stop_code IS NULL) = (stop_asked_at IS NULL)", name="asked_stop_has_code"),
+        CheckConstraint("cost_usd >= 0", name="cost"),
         Index("live_dispatches_of_town", "town_id", "rig_id", "node_id", postgresql_where=text(IS_LIVE)),
+        # of breakers and budgets: what happened of late, whatever the history
+        Index("dispatches_ended", "town_id", "ended_at", postgresql_where=text("ended_at IS NOT NULL")),
+        Index("dispatches_infra", "town_id", "ended_at", postgresql_where=text("failure_class = 'infra'")),
+        Index("dispatches_started", "town_id", "started_at", postgresql_where=text("started_at IS NOT NULL")),
+        Index("dispatches_started_on", "node_id", "started_at", postgresql_where=text("started_at IS NOT NULL")),
+        Index("dispatches_rolled_back_on", "node_id", "ended_at", postgresql_where=text("status = 'rolled_back'")),
         {"postgresql_with": {"fillfactor": "70"}},
     )
 
@@ -267,7 +278,15 @@ class Dispatch(Base):
     started_at: Mapped[datetime | None]  # the attempt's first call
     heartbeat_at: Mapped[datetime | None]
     lease_expires_at: Mapped[datetime | None]
+    lease_s: Mapped[float] = mapped_column(Double, server_default="45")  # in force when it was created
     progress_at: Mapped[datetime | None]
+    tool_running: Mapped[bool] = mapped_column(Boolean, server_default=text("false"))
+    stall_tier: Mapped[int] = mapped_column(SmallInteger, server_default="0")  # 1: nudged, 2: a person was asked
+    stop_code: Mapped[str | None]  # a StopCode: it is asked to wind down, and hears it with its next heartbeat
+    stop_reason: Mapped[str | None]
+    stop_asked_at: Mapped[datetime | None]
+    cost_usd: Mapped[float] = mapped_column(Double, server_default="0")  # as it reported
+    cap_usd: Mapped[float | None] = mapped_column(Double)  # reserved of the budget while it is live
     phase: Mapped[str | None]
     status_text: Mapped[str | None]  # what the agent says it is doing
     seen_at: Mapped[datetime | None]  # when an inspection looked, and what it saw
@@ -378,6 +397,51 @@ class DecisionRow(Base):
     rule: Mapped[str]
     next_look: Mapped[datetime | None]
     view: Mapped[dict[str, Any]]
+
+
+class Escalation(Base):
+    """A person is asked to look at something. One for each cause, until it is settled."""
+
+    __tablename__ = "escalations"
+    __table_args__ = (
+        Index(
+            "one_open_escalation_per_cause",
+            "town_id",
+            "cause",
+            unique=True,
+            postgresql_where=text("settled_at IS NULL"),
+        ),
+    )
+
+    id: Mapped[int] = mapped_column(Identity(always=True), primary_key=True)
+    town_id: Mapped[int] = mapped_column(ForeignKey("towns.id"))
+    bead_id: Mapped[str | None] = mapped_column(ForeignKey("beads.id"))
+    cause: Mapped[str]
+    message: Mapped[str]
+    raised_at: Mapped[datetime] = mapped_column(server_default=NOW)
+    settled_at: Mapped[datetime | None]
+
+
+class RateLimit(Base):
+    """A preset whose provider asked for a pause: nothing is started with it before `until`."""
+
+    __tablename__ = "rate_limits"
+
+    town_id: Mapped[int] = mapped_column(ForeignKey("towns.id"), primary_key=True)
+    preset: Mapped[str] = mapped_column(primary_key=True)
+    until: Mapped[datetime]
+    in_row: Mapped[int] = mapped_column(Integer, server_default="1")  # since an attempt with it last succeeded
+    reason: Mapped[str]
+
+
+class Counter(Base):
+    """How often something happened that ought not to: what resync corrected, rules that raised. For `/metrics`."""
+
+    __tablename__ = "counters"
+
+    name: Mapped[str] = mapped_column(primary_key=True)
+    value: Mapped[int] = mapped_column(server_default="0")
+    changed_at: Mapped[datetime] = mapped_column(server_default=NOW)
 
 
 class LogChunk(Base):

@@ -39,7 +39,7 @@ class DispatchStatus(StrEnum):
     FAILED = "failed"  # what the agent reported
     ROLLED_BACK = "rolled_back"  # a start given up: a guess, so it may be adopted
     LOST = "lost"  # a lease that ran out, or a process that vanished: a guess too
-    STOPPED = "stopped"  # ended by decision: cancel, hold, drain
+    STOPPED = "stopped"  # ended by decision: cancel, hold, drain, stall, max runtime, over cap
 
 
 class MergeStatus(StrEnum):
@@ -83,7 +83,11 @@ DISPATCH_MOVES = (
     Move(DispatchStatus.RUNNING, DispatchStatus.SUCCEEDED, "the attempt reports that it is done"),
     Move(DispatchStatus.RUNNING, DispatchStatus.FAILED, "the attempt reports that it failed"),
     Move(DispatchStatus.RUNNING, DispatchStatus.LOST, "no heartbeat for a whole lease, or its process is gone"),
-    Move(DispatchStatus.RUNNING, DispatchStatus.STOPPED, "somebody cancels the bead, or the node drains"),
+    Move(
+        DispatchStatus.RUNNING,
+        DispatchStatus.STOPPED,
+        "somebody cancels the bead, the node drains, or it stalled, ran for too long or cost too much",
+    ),
     Move(
         DispatchStatus.ROLLED_BACK, DispatchStatus.RUNNING, "adopted: it had started after all, and nothing replaced it"
     ),
@@ -131,7 +135,10 @@ class FailureClass(StrEnum):
 
     INFRA = "infra"  # ours or the machine's: never counts against the bead
     AGENT = "agent"  # the agent's: five of them and the bead fails
+    AUTH = "auth"  # the provider does not let the agent in: the bead is held until a person has looked
+    RATE_LIMIT = "rate_limit"  # the provider asks for a pause: its preset rests, and no attempt is counted
     CONFIG = "config"  # the user's set-up: no attempt can succeed, the bead fails at once
+    BUDGET = "budget"  # it cost more than it may: the bead is held until a person has looked
 
 
 class FailureCode(StrEnum):
@@ -151,6 +158,8 @@ class FailureCode(StrEnum):
     REPOSITORY_EMPTY = "repository_empty"
     BRANCH_MISSING = "branch_missing"
     PRESET_UNUSABLE = "preset_unusable"  # gone or wrong since the bead was slung
+    AUTH_FAILED = "auth_failed"  # the provider does not know the agent's login, or not any more
+    RATE_LIMITED = "rate_limited"
 
     @property
     def failure_class(self) -> FailureClass:
@@ -167,15 +176,31 @@ _CLASS_OF = {
     FailureCode.REPOSITORY_EMPTY: FailureClass.CONFIG,
     FailureCode.BRANCH_MISSING: FailureClass.CONFIG,
     FailureCode.PRESET_UNUSABLE: FailureClass.CONFIG,
+    FailureCode.AUTH_FAILED: FailureClass.AUTH,
+    FailureCode.RATE_LIMITED: FailureClass.RATE_LIMIT,
 }
 
 
 class StopCode(StrEnum):
-    """Why a live attempt was ended by decision. None of these count against the bead."""
+    """Why a live attempt was ended by decision. What people decide never counts against the bead."""
 
     CANCELED = "canceled"
     DRAINED = "drained"
     HELD = "held"
+    STALLED = "stalled"
+    MAX_RUNTIME = "max_runtime"
+    OVER_CAP = "over_cap"
+
+    @property
+    def failure_class(self) -> FailureClass | None:
+        return _CLASS_OF_STOP.get(self)
+
+
+_CLASS_OF_STOP = {
+    StopCode.STALLED: FailureClass.AGENT,
+    StopCode.MAX_RUNTIME: FailureClass.AGENT,
+    StopCode.OVER_CAP: FailureClass.BUDGET,
+}
 
 
 class HoldCode(StrEnum):
@@ -198,12 +223,19 @@ class Verdict(StrEnum):
     BLOCKED = "blocked"
     BLOCKER_FAILED = "blocker_failed"
     COOLDOWN = "cooldown"
+    INFRA_FAILING = "infra_failing"
     AT_CAPACITY = "at_capacity"
+    BREAKER_OPEN = "breaker_open"
+    RATE_LIMITED = "rate_limited"
+    OVER_BUDGET = "over_budget"
     NO_NODE = "no_node"
+    DRAINING = "draining"
     PAUSED = "paused"
+    MISCONFIGURED = "misconfigured"
     HELD = "held"
     AWAITING_START = "awaiting_start"
     AWAITING_AGENT = "awaiting_agent"
+    STOPPING = "stopping"
     AWAITING_MERGE = "awaiting_merge"
     MERGE_HELD = "merge_held"
     LOST = "lost"

@@ -136,10 +136,8 @@ def hold(session: Session, town_id: int, bead_id: str, reason: str, *, actor: st
         raise Refused(f"{bead_id} is {bead.resolution or bead.status} already", hint=f"gastown bead show {bead_id}")
     if bead.status == BeadStatus.IN_REVIEW:
         raise Refused(f"the work on {bead_id} is done and being merged", hint=f"gastown bead cancel {bead_id}")
-    set_bead(session, bead_id, held_at=gastown_now(), held_reason=reason, wake_at=gastown_now(), ready_at=None)
-    record(session, town_id, "held", reason, actor=actor, bead_id=bead_id)
     live = attempts.stop_live(session, bead, StopCode.HELD, f"held by {actor}: {reason}")
-    agents.unhook(session, bead_id)  # so that one that was given up cannot come back and be adopted
+    beads.hold_bead(session, bead, reason, actor)
     return [] if live is None else [_stop(session, live)]
 
 

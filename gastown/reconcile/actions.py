@@ -5,7 +5,7 @@ Row actions are applied in the deciding transaction; effects are Celery messages
 
 from dataclasses import dataclass
 
-from gastown.states import FailureCode
+from gastown.states import FailureCode, StopCode
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +32,53 @@ class Lose:
     code: FailureCode
     message: str
     exit_code: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class AskStop:
+    """Have a running attempt wind down: the answer to its next heartbeat says so, and it saves its work and reports."""
+
+    dispatch_id: str
+    code: StopCode
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class StopAttempt:
+    """running -> stopped: it was asked and is gone, or did not listen. Its agent goes idle and keeps the hook."""
+
+    dispatch_id: str
+    code: StopCode
+    message: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoteStall:
+    """The next tier of an attempt that gets nowhere, once for each tier."""
+
+    dispatch_id: str
+    tier: int
+    message: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Escalate:
+    """A person is asked: once for each town and cause, until that is settled."""
+
+    cause: str
+    message: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class HoldBead:
+    """No attempt until somebody releases it; the agent that is hooked to it is let go."""
+
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class FreeAgent:
+    """The agent that is hooked to the bead is at work with no live attempt behind it: it goes idle."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,4 +132,18 @@ class InspectContainers:
 
 
 Effect = AskMerge | StartContainer | StopContainer | InspectContainers
-Action = CreateDispatch | RollBack | Lose | FailBead | CleanUp | ReclaimMerge | Effect
+Action = (
+    CreateDispatch
+    | RollBack
+    | Lose
+    | AskStop
+    | StopAttempt
+    | NoteStall
+    | Escalate
+    | HoldBead
+    | FreeAgent
+    | FailBead
+    | CleanUp
+    | ReclaimMerge
+    | Effect
+)

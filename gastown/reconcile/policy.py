@@ -16,6 +16,11 @@ LIMITS: dict[str, tuple[float, float]] = {
     "unknown_start_delay_s": (0, LONGEST_S),
     "api_silence_s": (10, LONGEST_S),  # two beats of the API, 5 s each: one may be late
     "node_silence_s": (20, LONGEST_S),  # two beats of a node, 10 s each
+    "infra_failing_after": (1, LONGEST_S),
+    "town_breaker_failures": (1, LONGEST_S),
+    "node_breaker_failures": (1, LONGEST_S),
+    "attempt_cap_usd": (0, LONGEST_S),
+    "budget_usd_per_day": (0, LONGEST_S),
 }
 
 
@@ -38,6 +43,21 @@ class Policy:
     merge_look_s: float = 10  # how soon a merge that waits for the outside is looked at; then less often
     api_silence_s: float = 15  # three beats of the API, 5 s each
     node_silence_s: float = 45  # a node that is silent for so long gets no starts; it beats every 10 s
+    infra_failing_after: int = 20  # failed attempts of class `infra` in a row: a person is asked
+    town_breaker_failures: int = 20  # such failures in a town, with no start between them: nothing is started any more
+    town_breaker_window_s: float = 1800  # within which they happen
+    town_breaker_probe_s: float = 300  # then one attempt may try whether it works again
+    node_breaker_failures: int = 3  # failed starts in a row on a node: nothing is started there for a while
+    node_breaker_s: tuple[float, ...] = (60, 120, 300)  # by failed starts beyond that; then one attempt may try
+    stall_nudge_s: float = 900  # no output, tool or change in the worktree for so long: it is noted
+    stall_escalate_s: float = 3600  # ... a person is asked
+    stall_stop_s: float = 7200  # ... the attempt is stopped, and tried again from what it left
+    max_runtime_s: float = 14_400  # of one attempt, from its first call
+    wrap_up_s: float = 60  # an attempt that was asked to stop has so long to save its work
+    attempt_cap_usd: float = 0  # an attempt that reports more is stopped and its bead held; 0: no cap
+    budget_usd_per_day: float = 0  # of a town, in any 24 h; each live attempt reserves its cap; 0: no budget
+    rate_limit_backoff_s: tuple[float, ...] = (60, 120, 300, 600, 1800)  # when the provider does not say how long
+    agent_idle_s: float = 86_400  # an agent that nobody needed for so long is retired
     rule_error_delay_s: float = 30  # before a bead whose rule raised is looked at again
 
     def __post_init__(self) -> None:
@@ -54,7 +74,7 @@ class Policy:
             many = "a list of at least one number" if isinstance(default, tuple) else "one number"
             raise ValueError(f"{name} = {value!r} must be {many}")
         least, most = LIMITS.get(name, ANY_WAIT)
-        kinds = int if isinstance(default, int) and not name.endswith("_s") else (int, float)
+        kinds = int if isinstance(default, int) and not name.endswith(("_s", "_usd", "_day")) else (int, float)
         what = "a whole number" if kinds is int else "a number"
         for number in value if isinstance(value, tuple) else (value,):
             if not isinstance(number, kinds) or isinstance(number, bool) or not least <= number <= most:

@@ -16,6 +16,7 @@ from gastown.states import (
     FailureClass,
     MergeStatus,
     Resolution,
+    StopCode,
 )
 
 
@@ -52,6 +53,15 @@ class DispatchView:
     seen_exit_code: int | None = None
     seen_oom: bool = False
     api_was_away: bool = False  # silent for a while since its last heartbeat
+    started_at: datetime | None = None  # its first call
+    progress_at: datetime | None = None  # its last output, or change in its worktree
+    tool_running: bool = False  # a tool of the agent's runs, so its silence means nothing
+    stall_tier: int = 0  # 0: nothing noted; 1: nudged; 2: a person was asked
+    stop_code: StopCode | None = None  # it is asked to stop, and hears of it with its next heartbeat
+    stop_reason: str = ""
+    stop_asked_at: datetime | None = None
+    cost_usd: float = 0.0  # as it reported
+    cap_usd: float | None = None  # reserved when it was created; None: no cap
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,6 +107,7 @@ class BeadView:
     live: DispatchView | None = None
     agent: AgentStatus | None = None  # of the agent that is hooked to it
     agent_failures: int = 0  # failed attempts of class `agent` that count
+    infra_failures: int = 0  # failed attempts of class `infra` in a row, up to the last one
     failure: FailureView | None = None
     merge: MergeView | None = None
     outage: bool = False  # the API is silent, or was within the last lease

@@ -77,3 +77,10 @@ def unhook(session: Session, bead_id: str) -> None:
         session.execute(
             update(Agent).where(Agent.id == agent.id).values(bead_id=None).execution_options(synchronize_session=False)
         )
+
+
+def free(session: Session, bead_id: str) -> None:
+    """The agent that is hooked to the bead is idle, and keeps the hook."""
+    agent = hooked_to(session, bead_id)
+    if agent is not None:
+        move(session, Agent, agent.id, AgentStatus.WORKING, AgentStatus.IDLE, idle_since=gastown_now())

@@ -195,7 +195,7 @@ def _end(
     dispatch: Dispatch,
     sources: tuple[DispatchStatus, ...],
     target: DispatchStatus,
-    code: FailureCode,
+    code: FailureCode | StopCode,
     message: str,
     exit_code: int | None = None,
 ) -> bool:
@@ -318,6 +318,51 @@ def stop_live(session: Session, bead: Bead, code: StopCode, message: str) -> Dis
     move(session, Agent, live.agent_id, AgentStatus.WORKING, AgentStatus.IDLE, idle_since=gastown_now())
     record(session, bead.town_id, "stopped", message, actor="gastown", bead_id=bead.id, dispatch_id=live.id, code=code)
     return live
+
+
+def ask_stop(session: Session, dispatch_id: UUID, code: StopCode, reason: str) -> bool:
+    """A running attempt hears with its next heartbeat that it has to wind down. False: it runs no more."""
+    found = _lock(session, dispatch_id)
+    if found is None or found[1].status != DispatchStatus.RUNNING:
+        return False
+    bead, dispatch = found
+    if dispatch.stop_code is None:
+        values = {"stop_code": code, "stop_reason": reason, "stop_asked_at": gastown_now()}
+        statement = update(Dispatch).where(Dispatch.id == dispatch_id).values(**values)
+        session.execute(statement.execution_options(synchronize_session=False))
+        told = f"attempt {dispatch.epoch} is asked to stop: {reason}"
+        record(
+            session,
+            bead.town_id,
+            "stop_asked",
+            told,
+            actor="reconciler",
+            bead_id=bead.id,
+            dispatch_id=dispatch_id,
+            code=code,
+        )
+    return True
+
+
+def stop_attempt(session: Session, dispatch_id: UUID, code: StopCode, message: str) -> bool:
+    """running -> stopped, with what that costs the bead. The agent keeps the hook. False: it ended meanwhile."""
+    found = _lock(session, dispatch_id)
+    if found is None:
+        return False
+    bead, dispatch = found
+    return _end(session, bead, dispatch, (DispatchStatus.RUNNING,), DispatchStatus.STOPPED, code, message)
+
+
+def note_stall(session: Session, dispatch_id: UUID, tier: int, message: str) -> bool:
+    """The attempt got nowhere for as long as this tier says; noted once. False: it was noted, or it runs no more."""
+    found = _lock(session, dispatch_id)
+    if found is None or found[1].status != DispatchStatus.RUNNING or found[1].stall_tier >= tier:
+        return False
+    bead = found[0]
+    statement = update(Dispatch).where(Dispatch.id == dispatch_id).values(stall_tier=tier)
+    session.execute(statement.execution_options(synchronize_session=False))
+    record(session, bead.town_id, "stalled", message, actor="reconciler", bead_id=bead.id, dispatch_id=dispatch_id)
+    return True
 
 
 def stop_dispatch(session: Session, dispatch: Dispatch, code: StopCode, message: str) -> bool:

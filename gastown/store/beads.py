@@ -12,7 +12,7 @@ from gastown.errors import NotFound, Refused
 from gastown.models import Bead, BeadDependency, Dispatch
 from gastown.states import BeadStatus, Resolution
 from gastown.store import agents, draws
-from gastown.store.moves import lock_bead, lock_beads, move, record, wake
+from gastown.store.moves import lock_bead, lock_beads, move, record, set_bead, wake
 
 ID_LETTERS = "23456789abcdefghjkmnpqrstuvwxyz"  # none that look alike
 ID_LENGTH = 5  # 28 million; a taken id is drawn again
@@ -75,6 +75,13 @@ def fail_bead(session: Session, bead: Bead, code: str, message: str) -> bool:
     record(session, bead.town_id, "failed", message, actor="reconciler", bead_id=bead.id, code=code)
     record(session, bead.town_id, "escalation", f"{bead.id} failed: {message}", actor="reconciler", bead_id=bead.id)
     return True
+
+
+def hold_bead(session: Session, bead: Bead, reason: str, actor: str) -> None:
+    """A locked bead gets no attempt until it is released. Its agent is let go, so that nothing can be adopted."""
+    set_bead(session, bead.id, held_at=gastown_now(), held_reason=reason, wake_at=gastown_now(), ready_at=None)
+    agents.unhook(session, bead.id)
+    record(session, bead.town_id, "held", reason, actor=actor, bead_id=bead.id)
 
 
 def close_bead(session: Session, bead: Bead, resolution: Resolution, actor: str, message: str) -> bool:

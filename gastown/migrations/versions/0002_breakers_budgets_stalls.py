@@ -1,0 +1,104 @@
+"""Give breakers, budgets, stalls and escalations their columns"""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0002"
+down_revision = "0001"
+
+
+def upgrade() -> None:
+    op.create_table(
+        "counters",
+        sa.Column("name", sa.Text(), nullable=False),
+        sa.Column("value", sa.BigInteger(), server_default="0", nullable=False),
+        sa.Column("changed_at", sa.DateTime(timezone=True), server_default=sa.text("gastown_now()"), nullable=False),
+        sa.PrimaryKeyConstraint("name", name=op.f("counters_pkey")),
+    )
+    op.create_table(
+        "rate_limits",
+        sa.Column("town_id", sa.BigInteger(), nullable=False),
+        sa.Column("preset", sa.Text(), nullable=False),
+        sa.Column("until", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("in_row", sa.Integer(), server_default="1", nullable=False),
+        sa.Column("reason", sa.Text(), nullable=False),
+        sa.ForeignKeyConstraint(["town_id"], ["towns.id"], name=op.f("rate_limits_town_id_fkey")),
+        sa.PrimaryKeyConstraint("town_id", "preset", name=op.f("rate_limits_pkey")),
+    )
+    op.create_table(
+        "escalations",
+        sa.Column("id", sa.BigInteger(), sa.Identity(always=True), nullable=False),
+        sa.Column("town_id", sa.BigInteger(), nullable=False),
+        sa.Column("bead_id", sa.Text(), nullable=True),
+        sa.Column("cause", sa.Text(), nullable=False),
+        sa.Column("message", sa.Text(), nullable=False),
+        sa.Column("raised_at", sa.DateTime(timezone=True), server_default=sa.text("gastown_now()"), nullable=False),
+        sa.Column("settled_at", sa.DateTime(timezone=True), nullable=True),
+        sa.ForeignKeyConstraint(["bead_id"], ["beads.id"], name=op.f("escalations_bead_id_fkey")),
+        sa.ForeignKeyConstraint(["town_id"], ["towns.id"], name=op.f("escalations_town_id_fkey")),
+        sa.PrimaryKeyConstraint("id", name=op.f("escalations_pkey")),
+    )
+    op.create_index(
+        "one_open_escalation_per_cause",
+        "escalations",
+        ["town_id", "cause"],
+        unique=True,
+        postgresql_where=sa.text("settled_at IS NULL"),
+    )
+    op.add_column("dispatches", sa.Column("lease_s", sa.Double(), server_default="45", nullable=False))
+    op.add_column(
+        "dispatches", sa.Column("tool_running", sa.Boolean(), server_default=sa.text("false"), nullable=False)
+    )
+    op.add_column("dispatches", sa.Column("stall_tier", sa.SmallInteger(), server_default="0", nullable=False))
+    op.add_column("dispatches", sa.Column("stop_code", sa.Text(), nullable=True))
+    op.add_column("dispatches", sa.Column("stop_reason", sa.Text(), nullable=True))
+    op.add_column("dispatches", sa.Column("stop_asked_at", sa.DateTime(timezone=True), nullable=True))
+    op.add_column("dispatches", sa.Column("cost_usd", sa.Double(), server_default="0", nullable=False))
+    op.add_column("dispatches", sa.Column("cap_usd", sa.Double(), nullable=True))
+    op.create_index(
+        "dispatches_ended",
+        "dispatches",
+        ["town_id", "ended_at"],
+        unique=False,
+        postgresql_where=sa.text("ended_at IS NOT NULL"),
+    )
+    op.create_index(
+        "dispatches_infra",
+        "dispatches",
+        ["town_id", "ended_at"],
+        unique=False,
+        postgresql_where=sa.text("failure_class = 'infra'"),
+    )
+    op.create_index(
+        "dispatches_rolled_back_on",
+        "dispatches",
+        ["node_id", "ended_at"],
+        unique=False,
+        postgresql_where=sa.text("status = 'rolled_back'"),
+    )
+    op.create_index(
+        "dispatches_started",
+        "dispatches",
+        ["town_id", "started_at"],
+        unique=False,
+        postgresql_where=sa.text("started_at IS NOT NULL"),
+    )
+    op.create_index(
+        "dispatches_started_on",
+        "dispatches",
+        ["node_id", "started_at"],
+        unique=False,
+        postgresql_where=sa.text("started_at IS NOT NULL"),
+    )
+    op.add_column("towns", sa.Column("breaker_opened_at", sa.DateTime(timezone=True), nullable=True))
+    op.add_column("towns", sa.Column("breaker_reason", sa.Text(), nullable=True))
+    op.create_check_constraint(
+        op.f("dispatches_asked_stop_has_code_check"), "dispatches", "(stop_code IS NULL) = (stop_asked_at IS NULL)"
+    )
+    op.create_check_constraint(op.f("dispatches_cost_check"), "dispatches", "cost_usd >= 0")
+    op.drop_constraint(op.f("dispatches_failure_class_check"), "dispatches", type_="check")
+    op.create_check_constraint(
+        op.f("dispatches_failure_class_check"),
+        "dispatches",
+        "failure_class IS NULL OR failure_class IN ('infra', 'agent', 'auth', 'rate_limit', 'config', 'budget')",
+    )
