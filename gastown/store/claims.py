@@ -1,18 +1,17 @@
 """What a tick takes: the town's lock, the due beads, and as many ready ones as there are free slots."""
 
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from sqlalchemy import and_, func, or_, select, text, update
 from sqlalchemy.dialects.postgresql import distinct_on
 from sqlalchemy.orm import Session
 
 from gastown.db import gastown_now
-from gastown.models import Bead, Dispatch, Node, Rig, Town
-from gastown.reconcile.placement import Candidate, NodeRoom, Room, place
-from gastown.reconcile.policy import Policy
+from gastown.models import Bead, Dispatch, Node, Town
+from gastown.reconcile.placement import Candidate, place
 from gastown.reconcile.views import Slot
-from gastown.states import LIVE, FailureCode
-from gastown.store.policies import town_policy
+from gastown.states import FailureCode
+from gastown.store.load import load_room
 
 TOWN_LOCKS = 7_271  # the advisory lock class of towns; the second key is the town's id
 
@@ -90,35 +89,6 @@ def _last_attempts(session: Session, bead_ids: list[str]) -> dict[str, Dispatch]
         .order_by(Dispatch.bead_id, Dispatch.epoch.desc())
     )
     return {dispatch.bead_id: dispatch for dispatch in session.scalars(statement)}
-
-
-def load_room(session: Session, town_id: int, now: datetime) -> Room:
-    """Free slots of the town, of its rigs that are not paused, and of the nodes that are alive."""
-    policy = town_policy(session, town_id)
-    paused = session.scalars(select(Town.paused_at.is_not(None)).where(Town.id == town_id)).one()
-    live = Dispatch.status.in_(LIVE)
-    per_rig = dict(
-        session.execute(
-            select(Dispatch.rig_id, func.count()).where(Dispatch.town_id == town_id, live).group_by(Dispatch.rig_id)
-        ).all()
-    )
-    per_node = dict(
-        session.execute(select(Dispatch.node_id, func.count()).where(live).group_by(Dispatch.node_id)).all()
-    )
-    rigs = session.execute(select(Rig.id, Rig.policy).where(Rig.town_id == town_id, Rig.paused_at.is_(None))).all()
-    silent = now - timedelta(seconds=policy.node_silence_s)
-    nodes = session.scalars(select(Node).where(Node.heartbeat_at >= silent, Node.draining_at.is_(None))).all()
-    return Room(
-        town=0 if paused else policy.max_running - sum(per_rig.values()),
-        rigs={rig.id: _rig_limit(policy, rig.policy) - per_rig.get(rig.id, 0) for rig in rigs},
-        nodes=tuple(
-            NodeRoom(node_id=node.id, name=node.name, free=node.capacity - per_node.get(node.id, 0)) for node in nodes
-        ),
-    )
-
-
-def _rig_limit(policy: Policy, overrides: dict[str, object]) -> int:
-    return int(overrides.get("rig_max_running", policy.rig_max_running))  # type: ignore[call-overload, no-any-return]
 
 
 def something_due(session: Session, town_id: int) -> bool:

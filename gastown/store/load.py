@@ -7,6 +7,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from gastown.models import Dispatch, Node, Rig, Service, Town
+from gastown.reconcile.placement import NodeRoom, Room
 from gastown.reconcile.policy import Policy
 from gastown.settings import get_settings
 from gastown.states import LIVE, Verdict
@@ -107,3 +108,32 @@ def _node_load(node: Node, used: dict[int, int], now: datetime, policy: Policy) 
     return NodeLoad(
         name=node.name, used=used.get(node.id, 0), capacity=node.capacity, heartbeat_at=node.heartbeat_at, alive=alive
     )
+
+
+def load_room(session: Session, town_id: int, now: datetime) -> Room:
+    """Free slots of the town, of its rigs that are not paused, and of the nodes that are alive."""
+    policy = town_policy(session, town_id)
+    paused = session.scalars(select(Town.paused_at.is_not(None)).where(Town.id == town_id)).one()
+    live = Dispatch.status.in_(LIVE)
+    per_rig = dict(
+        session.execute(
+            select(Dispatch.rig_id, func.count()).where(Dispatch.town_id == town_id, live).group_by(Dispatch.rig_id)
+        ).all()
+    )
+    per_node = dict(
+        session.execute(select(Dispatch.node_id, func.count()).where(live).group_by(Dispatch.node_id)).all()
+    )
+    rigs = session.execute(select(Rig.id, Rig.policy).where(Rig.town_id == town_id, Rig.paused_at.is_(None))).all()
+    silent = now - timedelta(seconds=policy.node_silence_s)
+    nodes = session.scalars(select(Node).where(Node.heartbeat_at >= silent, Node.draining_at.is_(None))).all()
+    return Room(
+        town=0 if paused else policy.max_running - sum(per_rig.values()),
+        rigs={rig.id: _rig_limit(policy, rig.policy) - per_rig.get(rig.id, 0) for rig in rigs},
+        nodes=tuple(
+            NodeRoom(node_id=node.id, name=node.name, free=node.capacity - per_node.get(node.id, 0)) for node in nodes
+        ),
+    )
+
+
+def _rig_limit(policy: Policy, overrides: dict[str, object]) -> int:
+    return int(overrides.get("rig_max_running", policy.rig_max_running))  # type: ignore[call-overload, no-any-return]
