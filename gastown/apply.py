@@ -9,7 +9,6 @@ import structlog
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from gastown.models import Bead
 from gastown.reconcile.actions import (
     Action,
     AskMerge,
@@ -34,14 +33,15 @@ from gastown.reconcile.decision import Decision
 from gastown.reconcile.views import BeadView
 from gastown.states import StopCode
 from gastown.store import agents, attempts, beads, decisions, escalations, merges
-from gastown.store.moves import MoveLost, set_bead, wake
+from gastown.store.moves import MoveLost, lock_bead, set_bead, wake
+from gastown.store.views import LoadedBead
 
 log = structlog.get_logger()
 
 REFUSED_DELAY = timedelta(seconds=30)  # of a bead whose actions the database does not take
 
 
-def apply(session: Session, decided: Sequence[tuple[Bead, BeadView, Decision]], now: datetime) -> list[Effect]:
+def apply(session: Session, decided: Sequence[tuple[LoadedBead, BeadView, Decision]], now: datetime) -> list[Effect]:
     """Apply what was decided, one savepoint a bead: a move that is lost undoes that bead only and leaves it due."""
     effects: list[Effect] = []
     kept = []
@@ -62,7 +62,9 @@ def apply(session: Session, decided: Sequence[tuple[Bead, BeadView, Decision]], 
     return effects
 
 
-def _carry_out(session: Session, bead: Bead, view: BeadView, action: Action) -> list[Effect]:
+def _carry_out(session: Session, loaded: LoadedBead, view: BeadView, action: Action) -> list[Effect]:
+    bead = lock_bead(session, loaded.id)
+    assert bead is not None
     match action:
         case CreateDispatch(node_id=node_id):
             assert view.slot is not None

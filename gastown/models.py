@@ -333,7 +333,7 @@ class MergeRequest(Base):
             "rig_id",
             "target",
             "priority",
-            "created_at",
+            "id",
             postgresql_where=text("status NOT IN ('closed', 'failed')"),
         ),
     )

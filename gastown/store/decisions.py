@@ -11,9 +11,10 @@ from gastown.models import Bead, DecisionRow
 from gastown.reconcile.decision import Decision
 from gastown.reconcile.views import BeadView, dump
 from gastown.states import Verdict
+from gastown.store.views import LoadedBead
 
 
-def note_decisions(session: Session, decided: Sequence[tuple[Bead, BeadView, Decision]], now: datetime) -> None:
+def note_decisions(session: Session, decided: Sequence[tuple[LoadedBead, BeadView, Decision]], now: datetime) -> None:
     """Sets when each bead is looked at next, and logs what changed. One statement for all beads of a batch."""
     if not decided:
         return
@@ -62,6 +63,6 @@ def note_decisions(session: Session, decided: Sequence[tuple[Bead, BeadView, Dec
     )
 
 
-def _tells_more(bead: Bead, decision: Decision) -> bool:
+def _tells_more(bead: LoadedBead, decision: Decision) -> bool:
     """The same verdict for another reason. A later time alone is no other reason."""
     return decision.verdict is not Verdict.COOLDOWN and bead.verdict_reason != decision.reason

@@ -8,7 +8,7 @@ from datetime import datetime
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from gastown.models import Bead, DecisionRow, Dispatch, Event, MergeRequest, Rig
+from gastown.models import DecisionRow, Dispatch, Event, MergeRequest, Rig
 from gastown.reconcile import decide
 from gastown.reconcile.decision import Decision
 from gastown.reconcile.rules import RULES
@@ -19,7 +19,7 @@ from gastown.store.claims import clock
 from gastown.store.listing import BeadRow, waits_for_a_slot
 from gastown.store.load import TownLoad, hold_of_ready, load_town
 from gastown.store.policies import rig_policies, town_policy
-from gastown.store.views import load_views
+from gastown.store.views import LoadedBead, load_views
 
 _MEANINGS = {rule.__name__: " ".join((inspect.getdoc(rule) or "").split()) for rule in RULES}
 HISTORY = 20
@@ -71,7 +71,7 @@ def explain(session: Session, town_id: int, bead_ids: Sequence[str]) -> list[Exp
 
 
 def _explain_one(
-    session: Session, bead: Bead, view: BeadView, decision: Decision, rig: Rig, town: TownLoad, now: datetime
+    session: Session, bead: LoadedBead, view: BeadView, decision: Decision, rig: Rig, town: TownLoad, now: datetime
 ) -> Explanation:
     verdict, reason, next_look = decision.verdict, decision.reason, decision.next_look
     if verdict is Verdict.READY:
@@ -108,7 +108,7 @@ def _explain_one(
     )
 
 
-def _ending(session: Session, bead: Bead) -> str:
+def _ending(session: Session, bead: LoadedBead) -> str:
     if bead.status == BeadStatus.FAILED:
         return f"{bead.failure_code}: {bead.failure_message or 'no message'}"
     if bead.resolution == Resolution.MERGED:

@@ -1,17 +1,18 @@
-"""Rows into views: a fixed number of set-based queries, however many beads a batch has."""
+"""Rows into views: one query for a batch, however many beads it has. What cannot be read costs its own bead only."""
 
-from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 
-from sqlalchemy import and_, func, or_, select
-from sqlalchemy.dialects.postgresql import distinct_on
-from sqlalchemy.orm import Session, aliased
+import structlog
+from sqlalchemy import Row, text
+from sqlalchemy.orm import Session
 
-from gastown.models import Agent, Bead, BeadDependency, Dispatch, MergeRequest, Node, Service
+from gastown.models import IS_LIVE, Service, one_of
 from gastown.reconcile.policy import Policy
 from gastown.reconcile.views import BeadView, BlockerView, DispatchView, FailureView, MergeView, Slot
 from gastown.states import (
-    LIVE,
     MERGING,
     AgentStatus,
     BeadStatus,
@@ -19,177 +20,192 @@ from gastown.states import (
     FailureClass,
     MergeStatus,
     Resolution,
+    StopCode,
 )
-from gastown.store.attempts import FAILED
+
+log = structlog.get_logger()
 
 API = "api"  # the row of `services` that the API beats
 
+# Each part is found by an index on the bead, so that the cost is that of the batch, whatever the history.
+# In `past`, an attempt that the provider put off neither counts nor ends a row of infra failures.
+_VIEWS = text(f"""
+SELECT b.id, b.town_id, b.rig_id, b.title, b.status, b.resolution, b.held_reason, b.forced_at, b.not_before,
+       b.failure_class, b.failure_code, b.failure_message, b.verdict, b.verdict_reason, b.verdict_rule, b.looked_at,
+       api.alive_at, api.back_at,
+       live.id AS live_id, live.epoch, live.status AS live_status, node.name AS node, live.queued_at,
+       live.starting_at, live.call_ended_at, live.started_at, live.heartbeat_at, live.lease_expires_at,
+       live.seen, live.seen_at, live.seen_exit_code, live.seen_oom, live.progress_at, live.tool_running,
+       live.stall_tier, live.stop_code, live.stop_reason, live.stop_asked_at, live.cost_usd, live.cap_usd,
+       hooked.status AS agent_status, past.agent_failures, past.infra_failures, waits.blockers,
+       merge.id AS merge_id, merge.status AS merge_status, merge.target, merge.lease_expires_at AS merge_lease,
+       merge.held_code, merge.held_reason AS merge_held_reason, merge.look_at, merge.asked_at,
+       coalesce(first.merging, first.better) AS ahead
+FROM beads b
+LEFT JOIN services api ON api.name = '{API}'
+LEFT JOIN dispatches live ON live.bead_id = b.id AND live.{IS_LIVE}
+LEFT JOIN nodes node ON node.id = live.node_id
+LEFT JOIN agents hooked ON hooked.bead_id = b.id
+LEFT JOIN merge_requests merge ON merge.bead_id = b.id AND merge.status NOT IN ('closed', 'failed')
+LEFT JOIN LATERAL (
+    SELECT (SELECT o.bead_id FROM merge_requests o
+             WHERE o.rig_id = merge.rig_id AND o.target = merge.target AND o.{one_of("status", MERGING)}) AS merging,
+           (SELECT o.bead_id FROM merge_requests o
+             WHERE o.rig_id = merge.rig_id AND o.target = merge.target AND o.status NOT IN ('closed', 'failed')
+               AND o.status = 'open' AND o.held_code IS NULL AND (o.priority, o.id) < (merge.priority, merge.id)
+             ORDER BY o.priority, o.id LIMIT 1) AS better
+) first ON merge.status = 'open'
+LEFT JOIN LATERAL (
+    SELECT count(*) FILTER (WHERE each.failure_class = 'agent') AS agent_failures,
+           count(*) FILTER (WHERE each.failure_class = 'infra' AND each.epoch > each.other) AS infra_failures
+    FROM (SELECT d.failure_class, d.epoch, coalesce(max(d.epoch) FILTER (
+                 WHERE d.failure_class IS NULL OR d.failure_class NOT IN ('infra', 'rate_limit')) OVER (), 0) AS other
+          FROM dispatches d WHERE d.bead_id = b.id AND d.epoch > b.attempts_from AND d.ended_at IS NOT NULL) each
+) past ON true
+LEFT JOIN LATERAL (
+    SELECT jsonb_agg(jsonb_build_array(o.id, o.status, o.resolution) ORDER BY o.id) AS blockers
+    FROM bead_dependencies e JOIN beads o ON o.id = e.blocker_id WHERE e.bead_id = b.id AND e.kind = 'blocks'
+) waits ON true
+WHERE b.id = ANY(:bead_ids) ORDER BY b.id""")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LoadedBead:
+    """What applying and explaining need of a bead's row, as it was when its view was made."""
+
+    id: str
+    town_id: int
+    rig_id: int
+    title: str
+    status: BeadStatus
+    resolution: Resolution | None
+    failure_code: str | None
+    failure_message: str | None
+    verdict: str | None  # of the last decision
+    verdict_reason: str | None
+    verdict_rule: str | None
+    looked_at: datetime | None
+
 
 def load_views(
-    session: Session, bead_ids: list[str], now: datetime, policy: Policy, slots: dict[str, Slot] | None = None
-) -> list[tuple[Bead, BeadView]]:
-    """The beads, whose rows the caller has locked, each with what the rules may see of it."""
+    session: Session, bead_ids: Sequence[str], now: datetime, policy: Policy, slots: dict[str, Slot] | None = None
+) -> list[tuple[LoadedBead, BeadView]]:
+    """The beads, ascending, each with what the rules may see of it. To decide, the caller has locked their rows before:
+    what a query sees that locks them itself may be older than the lock.
+
+    A row that this version cannot read (a newer one wrote it) is reported and left out.
+    """
     if not bead_ids:
         return []
-    beads = session.scalars(select(Bead).where(Bead.id.in_(bead_ids)).execution_options(populate_existing=True)).all()
-    blockers, lives = _blockers(session, bead_ids), _lives(session, bead_ids)
-    agents, failures, merges = (
-        _agents(session, bead_ids),
-        _agent_failures(session, bead_ids),
-        _merges(session, bead_ids),
+    read = []
+    for row in session.execute(_VIEWS, {"bead_ids": list(bead_ids)}):
+        try:
+            read.append((_bead(row), _view(row, now, policy, (slots or {}).get(row.id))))
+        except (ValueError, TypeError) as error:
+            log.error("row_unreadable", bead=row.id, error=str(error))
+    return read
+
+
+def _bead(row: Row[Any]) -> LoadedBead:
+    return LoadedBead(
+        id=row.id,
+        town_id=row.town_id,
+        rig_id=row.rig_id,
+        title=row.title,
+        status=BeadStatus(row.status),
+        resolution=None if row.resolution is None else Resolution(row.resolution),
+        failure_code=row.failure_code,
+        failure_message=row.failure_message,
+        verdict=row.verdict,
+        verdict_reason=row.verdict_reason,
+        verdict_rule=row.verdict_rule,
+        looked_at=row.looked_at,
     )
-    outage = api_outage(session, now, policy)
-    return [
-        (
-            bead,
-            BeadView(
-                id=bead.id,
-                status=BeadStatus(bead.status),
-                held_reason=bead.held_reason,
-                forced=bead.forced_at is not None,
-                not_before=bead.not_before,
-                blockers=tuple(blockers[bead.id]),
-                live=lives.get(bead.id),
-                agent=agents.get(bead.id),
-                agent_failures=failures.get(bead.id, 0),
-                failure=_failure(bead),
-                merge=merges.get(bead.id),
-                outage=outage,
-                slot=(slots or {}).get(bead.id),
-            ),
-        )
-        for bead in beads
-    ]
 
 
-def _failure(bead: Bead) -> FailureView | None:
-    if bead.failure_class is None or bead.failure_code is None:
+def _view(row: Row[Any], now: datetime, policy: Policy, slot: Slot | None) -> BeadView:
+    return BeadView(
+        id=row.id,
+        status=BeadStatus(row.status),
+        held_reason=row.held_reason,
+        forced=row.forced_at is not None,
+        not_before=row.not_before,
+        blockers=() if row.blockers is None else tuple(_blocker(*each) for each in row.blockers),
+        live=None if row.live_id is None else _live(row),
+        agent=None if row.agent_status is None else AgentStatus(row.agent_status),
+        agent_failures=row.agent_failures,
+        infra_failures=row.infra_failures,
+        failure=_failure(row),
+        merge=None if row.merge_id is None else _merge(row),
+        outage=_is_outage(row.alive_at, row.back_at, now, policy),
+        slot=slot,
+    )
+
+
+def _blocker(bead_id: str, status: str, resolution: str | None) -> BlockerView:
+    return BlockerView(
+        id=bead_id, status=BeadStatus(status), resolution=None if resolution is None else Resolution(resolution)
+    )
+
+
+def _failure(row: Row[Any]) -> FailureView | None:
+    if row.failure_class is None or row.failure_code is None:
         return None
-    failure_class = FailureClass(bead.failure_class)
-    return FailureView(failure_class=failure_class, code=bead.failure_code, message=bead.failure_message or "")
+    failure_class = FailureClass(row.failure_class)
+    return FailureView(failure_class=failure_class, code=row.failure_code, message=row.failure_message or "")
 
 
-def _blockers(session: Session, bead_ids: list[str]) -> dict[str, list[BlockerView]]:
-    statement = (
-        select(BeadDependency.bead_id, Bead.id, Bead.status, Bead.resolution)
-        .join(Bead, Bead.id == BeadDependency.blocker_id)
-        .where(BeadDependency.bead_id.in_(bead_ids), BeadDependency.kind == "blocks")
-        .order_by(Bead.id)
+def _live(row: Row[Any]) -> DispatchView:
+    beat_at = row.heartbeat_at
+    return DispatchView(
+        id=str(row.live_id),
+        epoch=row.epoch,
+        status=DispatchStatus(row.live_status),
+        node=row.node,
+        queued_at=row.queued_at,
+        starting_at=row.starting_at,
+        call_ended_at=row.call_ended_at,
+        heartbeat_at=beat_at,
+        lease_expires_at=row.lease_expires_at,
+        seen=row.seen,
+        seen_at=row.seen_at,
+        seen_exit_code=row.seen_exit_code,
+        seen_oom=bool(row.seen_oom),
+        api_was_away=beat_at is not None and row.back_at is not None and row.back_at > beat_at,
+        started_at=row.started_at,
+        progress_at=row.progress_at,
+        tool_running=row.tool_running,
+        stall_tier=row.stall_tier,
+        stop_code=None if row.stop_code is None else StopCode(row.stop_code),
+        stop_reason=row.stop_reason or "",
+        stop_asked_at=row.stop_asked_at,
+        cost_usd=row.cost_usd,
+        cap_usd=row.cap_usd,
     )
-    found: dict[str, list[BlockerView]] = defaultdict(list)
-    for row in session.execute(statement):
-        resolution = None if row.resolution is None else Resolution(row.resolution)
-        found[row.bead_id].append(BlockerView(id=row.id, status=BeadStatus(row.status), resolution=resolution))
-    return found
 
 
-def _lives(session: Session, bead_ids: list[str]) -> dict[str, DispatchView]:
-    statement = (
-        select(Dispatch, Node.name, Service.back_at)
-        .join(Node, Node.id == Dispatch.node_id)
-        .outerjoin(Service, Service.name == API)
-        .where(Dispatch.bead_id.in_(bead_ids), Dispatch.status.in_(LIVE))
-        .execution_options(populate_existing=True)
+def _merge(row: Row[Any]) -> MergeView:
+    return MergeView(
+        id=row.merge_id,
+        status=MergeStatus(row.merge_status),
+        target=row.target,
+        lease_expires_at=row.merge_lease,
+        held_code=row.held_code,
+        held_reason=row.merge_held_reason,
+        look_at=row.look_at,
+        asked_at=row.asked_at,
+        ahead=row.ahead,
     )
-    return {
-        row.bead_id: DispatchView(
-            id=str(row.id),
-            epoch=row.epoch,
-            status=DispatchStatus(row.status),
-            node=node,
-            queued_at=row.queued_at,
-            starting_at=row.starting_at,
-            call_ended_at=row.call_ended_at,
-            heartbeat_at=row.heartbeat_at,
-            lease_expires_at=row.lease_expires_at,
-            seen=row.seen,
-            seen_at=row.seen_at,
-            seen_exit_code=row.seen_exit_code,
-            seen_oom=bool(row.seen_oom),
-            api_was_away=row.heartbeat_at is not None and back_at is not None and back_at > row.heartbeat_at,
-        )
-        for row, node, back_at in session.execute(statement)
-    }
-
-
-def _agents(session: Session, bead_ids: list[str]) -> dict[str, AgentStatus]:
-    rows = session.execute(select(Agent.bead_id, Agent.status).where(Agent.bead_id.in_(bead_ids)))
-    return {row.bead_id: AgentStatus(row.status) for row in rows if row.bead_id is not None}
-
-
-def _agent_failures(session: Session, bead_ids: list[str]) -> dict[str, int]:
-    statement = (
-        select(Dispatch.bead_id, func.count())
-        .join(Bead, Bead.id == Dispatch.bead_id)
-        .where(
-            Dispatch.bead_id.in_(bead_ids),
-            Dispatch.epoch > Bead.attempts_from,
-            Dispatch.status.in_(FAILED),
-            Dispatch.failure_class == FailureClass.AGENT,
-        )
-        .group_by(Dispatch.bead_id)
-    )
-    return {row[0]: row[1] for row in session.execute(statement)}
-
-
-def _merges(session: Session, bead_ids: list[str]) -> dict[str, MergeView]:
-    """The unfinished merge request of each bead, with the bead that is ahead of it on its target."""
-    statement = select(MergeRequest).where(
-        MergeRequest.bead_id.in_(bead_ids), MergeRequest.status.not_in((MergeStatus.CLOSED, MergeStatus.FAILED))
-    )
-    requests = session.scalars(statement.execution_options(populate_existing=True)).all()
-    ahead = _ahead(session, [request.id for request in requests])
-    return {
-        request.bead_id: MergeView(
-            id=request.id,
-            status=MergeStatus(request.status),
-            target=request.target,
-            lease_expires_at=request.lease_expires_at,
-            held_code=request.held_code,
-            held_reason=request.held_reason,
-            look_at=request.look_at,
-            asked_at=request.asked_at,
-            ahead=ahead.get(request.id),
-        )
-        for request in requests
-    }
-
-
-def _ahead(session: Session, merge_ids: list[int]) -> dict[int, str]:
-    """For each queued merge, one that goes first: the one being merged, else a better one that nothing holds."""
-    if not merge_ids:
-        return {}
-    other = aliased(MergeRequest)
-    better = and_(
-        other.status == MergeStatus.OPEN,
-        other.held_code.is_(None),
-        or_(
-            other.priority < MergeRequest.priority,
-            and_(other.priority == MergeRequest.priority, other.id < MergeRequest.id),
-        ),
-    )
-    statement = (
-        select(MergeRequest.id, other.bead_id)
-        .join(
-            other,
-            and_(
-                other.rig_id == MergeRequest.rig_id,
-                other.target == MergeRequest.target,
-                other.id != MergeRequest.id,
-                or_(other.status.in_(MERGING), better),
-            ),
-        )
-        .where(MergeRequest.id.in_(merge_ids), MergeRequest.status == MergeStatus.OPEN)
-        .ext(distinct_on(MergeRequest.id))
-        .order_by(MergeRequest.id, other.status.in_(MERGING).desc(), other.priority, other.id)
-    )
-    return {row[0]: row[1] for row in session.execute(statement)}
 
 
 def api_outage(session: Session, now: datetime, policy: Policy) -> bool:
     """Whether silence proves nothing: the API is away, or was within the last lease, so nobody could beat."""
     row = session.get(Service, API, populate_existing=True)
-    if row is None:
+    return _is_outage(None, None, now, policy) if row is None else _is_outage(row.alive_at, row.back_at, now, policy)
+
+
+def _is_outage(alive_at: datetime | None, back_at: datetime | None, now: datetime, policy: Policy) -> bool:
+    if alive_at is None or back_at is None:
         return True  # it was never there
-    silent = row.alive_at < now - timedelta(seconds=policy.api_silence_s)
-    return silent or row.back_at > now - timedelta(seconds=policy.heartbeat_lease_s)
+    silent = alive_at < now - timedelta(seconds=policy.api_silence_s)
+    return silent or back_at > now - timedelta(seconds=policy.heartbeat_lease_s)

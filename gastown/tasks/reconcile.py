@@ -12,7 +12,6 @@ from gastown.celery_app import app
 from gastown.commands import work
 from gastown.db import in_transaction, transaction
 from gastown.errors import RequestError
-from gastown.models import Bead
 from gastown.reconcile import decide
 from gastown.reconcile.actions import Effect
 from gastown.reconcile.decision import Decision
@@ -20,6 +19,7 @@ from gastown.reconcile.policy import Policy
 from gastown.reconcile.views import BeadView
 from gastown.store import claims, policies, resync, views
 from gastown.store.moves import set_bead
+from gastown.store.views import LoadedBead
 from gastown.tasks.base import poke, publish, send
 
 log = structlog.get_logger()
@@ -78,8 +78,8 @@ def _batch(session: Session, town_id: int) -> tuple[bool, list[Effect]] | None:
 
 
 def _decide(
-    session: Session, looked_at: list[tuple[Bead, BeadView]], now: datetime, by_rig: dict[int, Policy]
-) -> list[tuple[Bead, BeadView, Decision]]:
+    session: Session, looked_at: list[tuple[LoadedBead, BeadView]], now: datetime, by_rig: dict[int, Policy]
+) -> list[tuple[LoadedBead, BeadView, Decision]]:
     """A rule that raises costs its own bead a delay; the others go on (S37)."""
     decided = []
     for bead, view in looked_at:

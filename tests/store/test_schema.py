@@ -11,9 +11,9 @@ from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.orm import Session
 
 from gastown.db import gastown_now, transaction
-from gastown.models import Agent, Base, Bead, BeadDependency, Dispatch, MergeRequest
+from gastown.models import Agent, Base, Bead, BeadDependency, Dispatch, Escalation, MergeRequest
 from gastown.states import AgentStatus, BeadStatus, DispatchStatus, MergeStatus
-from tests.builders import HEAD, a_bead, a_merge, a_node, a_rig, an_agent, an_attempt
+from tests.builders import HEAD, a_bead, a_merge, a_node, a_rig, a_town, an_agent, an_attempt
 from tests.races import race
 
 # one statement against a town with a working attempt ('live'), a finished one in review ('done'), and an idle agent
@@ -45,6 +45,9 @@ REFUSED = [
     ("UPDATE dispatches SET status = 'lost', ended_at = now()", "dispatches_has_code_check"),
     ("UPDATE dispatches SET failure_class = 'unlucky'", "dispatches_failure_class_check"),
     ("UPDATE dispatches SET started_at = NULL WHERE status = 'running'", "dispatches_running_has_started_check"),
+    ("UPDATE dispatches SET stop_code = 'stalled'", "dispatches_asked_stop_has_code_check"),
+    ("UPDATE dispatches SET stop_asked_at = now()", "dispatches_asked_stop_has_code_check"),
+    ("UPDATE dispatches SET cost_usd = -0.01", "dispatches_cost_check"),
     ("UPDATE merge_requests SET status = 'merged'", "merge_requests_status_check"),
     ("UPDATE merge_requests SET status = 'in_progress'", "merge_requests_merging_has_lease_check"),
     ("UPDATE merge_requests SET status = 'pushing', lease_expires_at = now()", "merge_requests_pushing_check"),
@@ -162,6 +165,15 @@ def a_second_merge_request_of_the_bead(session: Session) -> Callable[[Session], 
     return lambda session: a_merge(session, ended.pop(), head_sha=HEAD)
 
 
+def a_second_open_escalation_of_the_cause(session: Session) -> Callable[[Session], Any]:
+    town = a_town(session)
+
+    def raise_it(session: Session) -> None:
+        session.add(Escalation(town_id=town.id, cause="breaker", message="nothing starts"))
+
+    return raise_it
+
+
 RACES = {
     "one_live_dispatch_per_bead": a_second_live_dispatch_of_the_bead,
     "one_live_dispatch_per_agent": a_second_live_dispatch_of_the_agent,
@@ -170,6 +182,7 @@ RACES = {
     "one_living_agent_per_name": a_second_living_agent_of_the_name,
     "one_merge_per_target": a_second_merge_into_the_target,
     "one_merge_request_per_bead": a_second_merge_request_of_the_bead,
+    "one_open_escalation_per_cause": a_second_open_escalation_of_the_cause,
 }
 
 

@@ -102,3 +102,11 @@ def upgrade() -> None:
         "dispatches",
         "failure_class IS NULL OR failure_class IN ('infra', 'agent', 'auth', 'rate_limit', 'config', 'budget')",
     )
+    op.drop_index("merge_queue", table_name="merge_requests")
+    op.create_index(
+        "merge_queue",
+        "merge_requests",
+        ["rig_id", "target", "priority", "id"],
+        unique=False,
+        postgresql_where=sa.text("status NOT IN ('closed', 'failed')"),
+    )
