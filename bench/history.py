@@ -8,13 +8,15 @@ from bench.server import execute
 CLOSED = (
     """INSERT INTO beads (id, town_id, rig_id, title, status, resolution, closed_at, started_at, created_at, verdict)
        SELECT 'old-' || n, {town}, {rig}, 'done long ago', 'closed', 'merged', at, at, at, 'terminal'
-       FROM generate_series({first}, {last}) n, LATERAL (SELECT gastown_now() - n * interval '31 seconds' AS at) t""",
-    """INSERT INTO dispatches (town_id, rig_id, bead_id, agent_id, node_id, epoch, preset, status, queued_at, starting_at,
-                               started_at, heartbeat_at, ended_at, exit_code)
+       FROM generate_series({first}, {last}) n,
+            LATERAL (SELECT gastown_now() - n * interval '31 seconds' AS at) t""",
+    """INSERT INTO dispatches (town_id, rig_id, bead_id, agent_id, node_id, epoch, preset, status, queued_at,
+                               starting_at, started_at, heartbeat_at, ended_at, exit_code)
        SELECT {town}, {rig}, 'old-' || n, {agent}, {node}, 1, 'shell', 'succeeded', at, at, at, at, at, 0
-       FROM generate_series({first}, {last}) n, LATERAL (SELECT gastown_now() - n * interval '31 seconds' AS at) t""",
-    """INSERT INTO merge_requests (town_id, rig_id, bead_id, dispatch_id, target, head_sha, priority, status, merged_sha,
-                                   merged_at)
+       FROM generate_series({first}, {last}) n,
+            LATERAL (SELECT gastown_now() - n * interval '31 seconds' AS at) t""",
+    """INSERT INTO merge_requests (town_id, rig_id, bead_id, dispatch_id, target, head_sha, priority, status,
+                                   merged_sha, merged_at)
        SELECT town_id, rig_id, bead_id, id, 'main', repeat('a', 40), 2, 'closed', repeat('b', 40), ended_at
        FROM dispatches WHERE bead_id IN (SELECT 'old-' || n FROM generate_series({first}, {last}) n)""",
     """INSERT INTO events (town_id, bead_id, actor, kind, message)
@@ -33,7 +35,7 @@ BLOCKED = (
        FROM generate_series({first}, {last}) n""",
 )
 HEAD_OF_ALL = """INSERT INTO beads (id, town_id, rig_id, title, status, held_at, held_reason, verdict, verdict_reason)
-    VALUES ('wait-0', {town}, {rig}, 'holds all others', 'open', gastown_now(), 'on purpose', 'held', 'held: on purpose')
+    VALUES ('wait-0', {town}, {rig}, 'holds others', 'open', gastown_now(), 'on purpose', 'held', 'held: on purpose')
     ON CONFLICT DO NOTHING"""
 SLICE = 100_000
 

@@ -1,4 +1,4 @@
-"""How long a failed start keeps its bead waiting, and what one start that hangs does to the others: on a whole stack."""
+"""How long a failed start keeps its bead waiting, and what one that hangs does to the others: on a whole stack."""
 
 import os
 import statistics

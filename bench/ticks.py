@@ -65,12 +65,13 @@ def working_tick() -> None:
         town.set_running()
         reconcile()
         began, ticks = time.perf_counter(), LEASE_S // TICK_S
-        with _clock() as clock:
+        with _Ahead() as clock:
             for number in range(1, ticks + 1):
                 clock.advance(TICK_S)
                 execute(
                     f"UPDATE dispatches SET heartbeat_at = gastown_now() + interval '{number * TICK_S} s', "
-                    f"lease_expires_at = gastown_now() + interval '{number * TICK_S + LEASE_S} s' WHERE status = 'running'"
+                    f"lease_expires_at = gastown_now() + interval '{number * TICK_S + LEASE_S} s' "
+                    "WHERE status = 'running'"
                 )
                 reconcile()
         each = (time.perf_counter() - began) / ticks / WORKING
@@ -163,7 +164,7 @@ def one_message() -> float:
     return median_of(lambda: app.send_task("bench.nothing", args=["x"], queue="bench", routing_key="bench"), 300)
 
 
-class _clock:
+class _Ahead:
     """The database's clock, as the transactions of this process see it, ahead by what was advanced."""
 
     def __init__(self) -> None:
@@ -177,7 +178,7 @@ class _clock:
             f"SELECT set_config('gastown.now', (clock_timestamp() + interval '{self.ahead_s} s')::text, true)"
         )
 
-    def __enter__(self) -> "_clock":
+    def __enter__(self) -> "_Ahead":
         from gastown.db import engine
 
         event.listen(engine(), "begin", self._set)

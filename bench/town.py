@@ -45,8 +45,8 @@ class BenchTown:
         """Every queued attempt has made its first call."""
         execute(
             "UPDATE dispatches SET status = 'running', starting_at = gastown_now(), started_at = gastown_now(), "
-            "progress_at = gastown_now(), heartbeat_at = gastown_now(), lease_expires_at = gastown_now() + interval '45 s' "
-            "WHERE status = 'queued'",
+            "progress_at = gastown_now(), heartbeat_at = gastown_now(), "
+            "lease_expires_at = gastown_now() + interval '45 s' WHERE status = 'queued'",
             "UPDATE beads SET wake_at = gastown_now() WHERE status = 'in_progress'",
         )
 
