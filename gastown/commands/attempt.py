@@ -19,6 +19,7 @@ from gastown.models import LogChunk as LogChunkRow
 from gastown.presets import load_preset
 from gastown.states import AgentStatus, BeadStatus, DispatchStatus, FailureCode, Resolution, StopCode
 from gastown.store import agents, attempts, beads, merges
+from gastown.store.escalations import asked_cause, raise_once
 from gastown.store.moves import lock_bead, move, record, set_bead
 from gastown.store.policies import policy_of
 
@@ -129,7 +130,8 @@ def escalate(session: Session, dispatch_id: UUID, text: str) -> None:
         return
     if len(asked) >= ESCALATIONS:
         raise Refused(f"this attempt has asked for a person {len(asked)} times", hint="end it, with an exit code not 0")
-    record(session, bead.town_id, "escalation", message, actor=agent.name, bead_id=bead.id, dispatch_id=dispatch_id)
+    cause = asked_cause(dispatch_id, message)
+    raise_once(session, bead.town_id, cause, message, bead_id=bead.id, actor=agent.name, dispatch_id=dispatch_id)
 
 
 def finish(session: Session, dispatch_id: UUID, done: Done) -> str:
