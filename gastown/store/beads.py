@@ -11,7 +11,7 @@ from gastown.db import gastown_now
 from gastown.errors import NotFound, Refused
 from gastown.models import Bead, BeadDependency, Dispatch
 from gastown.states import BeadStatus, Resolution
-from gastown.store import agents, draws
+from gastown.store import agents, draws, escalations
 from gastown.store.moves import lock_bead, lock_beads, move, record, set_bead, wake
 
 ID_LETTERS = "23456789abcdefghjkmnpqrstuvwxyz"  # none that look alike
@@ -73,7 +73,8 @@ def fail_bead(session: Session, bead: Bead, code: str, message: str) -> bool:
     agents.unhook(session, bead.id)
     wake_dependants(session, bead.id)
     record(session, bead.town_id, "failed", message, actor="reconciler", bead_id=bead.id, code=code)
-    record(session, bead.town_id, "escalation", f"{bead.id} failed: {message}", actor="reconciler", bead_id=bead.id)
+    told = f"{bead.id} failed: {message}"
+    escalations.raise_once(session, bead.town_id, escalations.FAILED + bead.id, told, bead_id=bead.id)
     return True
 
 
@@ -91,6 +92,7 @@ def close_bead(session: Session, bead: Bead, resolution: Resolution, actor: str,
     if not move(session, Bead, bead.id, sources, BeadStatus.CLOSED, **values):
         return False
     wake_dependants(session, bead.id)
+    escalations.settle_bead(session, bead)
     record(session, bead.town_id, str(resolution), message, actor=actor, bead_id=bead.id)
     return True
 
@@ -105,6 +107,7 @@ def reopen(session: Session, bead: Bead, actor: str, *, base_sha: str | None = N
     if not move(session, Bead, bead.id, sources, BeadStatus.OPEN, **cleared, **values):
         return False
     wake_dependants(session, bead.id)
+    escalations.settle_bead(session, bead)
     record(session, bead.town_id, "retried", "another attempt was asked for", actor=actor, bead_id=bead.id)
     return True
 

@@ -13,7 +13,7 @@ from gastown.db import gastown_now
 from gastown.errors import Refused
 from gastown.models import Bead, BeadDependency, Dispatch, MergeRequest, Rig
 from gastown.states import MERGING, BeadStatus, HoldCode, MergeStatus, Resolution
-from gastown.store import looks, staging
+from gastown.store import escalations, looks, staging
 from gastown.store.moves import MoveLost, lock_bead, lock_beads, move, record, set_bead, wake
 from gastown.store.policies import policy_of
 from gastown.store.workers import claimed_before
@@ -183,6 +183,7 @@ def record_merged(session: Session, order: MergeOrder, merged_sha: str) -> bool:
     wake(session, *dependants)
     wake_next(session, request)
     message = f"merged into {request.target} as {merged_sha[:12]}"
+    escalations.settle_bead(session, bead)
     record(session, bead.town_id, "merged", message, actor="refinery", bead_id=bead.id, dispatch_id=request.dispatch_id)
     return True
 
