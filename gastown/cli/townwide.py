@@ -7,9 +7,9 @@ from sqlalchemy.orm import Session
 from gastown.cli.ask import ask
 from gastown.cli.board import is_settled
 from gastown.cli.words import at, one_line
+from gastown.reconcile.views import TownView
 from gastown.states import BeadStatus, Verdict
 from gastown.store import claims, explain, listing, load
-from gastown.store.load import TownLoad
 
 COUNTED = 2000  # beads; `status` is typed often, and should answer at once in a town with more
 
@@ -52,7 +52,7 @@ def _read(session: Session, town_id: int) -> Townwide:
     )
 
 
-def _paused(town: TownLoad) -> str:
+def _paused(town: TownView) -> str:
     if town.paused_at is not None:
         return f"paused since {at(town.paused_at)}"
     rigs = [one_line(rig.name) for rig in town.rigs.values() if rig.paused_at is not None]

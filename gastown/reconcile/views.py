@@ -1,8 +1,9 @@
 """Frozen facts that rules may see: rows as they were at one moment, nothing else."""
 
-from dataclasses import dataclass
-from datetime import datetime
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any, NamedTuple
 
 from pydantic import TypeAdapter
 
@@ -18,6 +19,8 @@ from gastown.states import (
     Resolution,
     StopCode,
 )
+
+SPEND_WINDOW = timedelta(days=1)  # of a budget
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +56,7 @@ class DispatchView:
     seen_exit_code: int | None = None
     seen_oom: bool = False
     api_was_away: bool = False  # silent for a while since its last heartbeat
+    api_back_at: datetime | None = None  # the end of its last silence
     started_at: datetime | None = None  # its first call
     progress_at: datetime | None = None  # its last output, or change in its worktree
     tool_running: bool = False  # a tool of the agent's runs, so its silence means nothing
@@ -120,6 +124,69 @@ class BeadView:
     def __post_init__(self) -> None:
         if self.live is not None and self.live.status not in LIVE:
             raise ValueError(f"the live attempt of {self.id} is {self.live.status}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RigView:
+    id: int
+    name: str
+    used: int  # its live attempts
+    limit: int  # policy rig_max_running of this rig
+    preset: str = ""  # of beads that name none
+    cap_usd: float = 0.0  # what one attempt reserves of the budget
+    paused_at: datetime | None = None
+    wrong: str | None = None  # what is wrong with its policy
+
+
+@dataclass(frozen=True, kw_only=True)
+class NodeView:
+    id: int
+    name: str
+    used: int  # live attempts of all towns
+    capacity: int
+    heartbeat_at: datetime
+    alive: bool
+    draining: bool = False
+    starting: int = 0  # live attempts that have not made their first call
+    failures: int = 0  # starts that failed since one last worked; as many as the policy has numbers for
+    failed_at: datetime | None = None  # the last of them
+    failure: str = ""  # its code and message
+
+
+class Rest(NamedTuple):
+    """A preset whose provider asked for a pause."""
+
+    until: datetime
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class TownView:
+    """A town as its rows were at one moment."""
+
+    used: int  # its live attempts
+    starting: int = 0  # those of them that have not made their first call
+    paused_at: datetime | None = None
+    wrong: str | None = None  # what is wrong with its policy
+    api_silent: bool = False
+    breaker_opened_at: datetime | None = None
+    breaker_reason: str = ""
+    infra_failures: int = 0  # of attempts, within the breaker's window; not more than the policy's number
+    infra_since: datetime | None = None  # the first of them
+    infra_failure: str = ""  # code and message of the last
+    last_started_at: datetime | None = None  # the last time that an attempt made its first call
+    probe_ended_at: datetime | None = None  # the last end of an attempt made since the breaker opened
+    spent_usd: float = 0.0  # by attempts that ended within 24 h
+    spent_since: datetime | None = None  # the oldest end among them
+    reserved_usd: float = 0.0  # by live attempts: their cap, or what they used if that is more
+    rigs: Mapping[int, RigView] = field(default_factory=dict)
+    nodes: tuple[NodeView, ...] = ()
+    rests: Mapping[str, Rest] = field(default_factory=dict)  # by preset
+
+    @property
+    def down(self) -> bool:
+        """No part of Gastown shows a sign of life: nothing will happen, whatever the rules say."""
+        return self.api_silent and not any(node.alive for node in self.nodes)
 
 
 _ADAPTER = TypeAdapter(BeadView)

@@ -23,15 +23,31 @@ _BY_VERDICT = {
         "time: the next attempt starts by itself; a retry by hand starts it at once",
         "gastown bead retry {id}",
     ),
+    Verdict.INFRA_FAILING: (
+        "what keeps breaking on the machine has to be put right; attempts go on by themselves, and by a retry at once",
+        "gastown attempts {id}",
+    ),
     Verdict.AT_CAPACITY: (
-        "an attempt that runs now has to end; or raise the limit in gastown.toml",
+        "an attempt that runs now has to end; or raise the limit",
         "gastown bead list --status in_progress",
     ),
-    Verdict.NO_NODE: ("a worker has to run", "gastown up"),
+    Verdict.BREAKER_OPEN: (
+        "what keeps attempts from starting has to be put right; then one tries it, and all go on by themselves",
+        "gastown doctor",
+    ),
+    Verdict.OVER_BUDGET: (
+        "time, as what was spent a day ago counts no more, or the end of an attempt; or a higher budget",
+        "gastown town set --policy budget_usd_per_day=USD",
+    ),
+    Verdict.RATE_LIMITED: ("time: the provider asked for a pause", "gastown why {id}"),
+    Verdict.NO_NODE: ("a worker has to run on which attempts start", "gastown up"),
+    Verdict.DRAINING: ("a worker that is not being stopped has to run", "gastown up"),
+    Verdict.MISCONFIGURED: ("somebody has to put its policy right", "{set_policy} --unset KEY"),
     Verdict.PAUSED: ("somebody paused it, and has to resume it", "gastown resume"),
     Verdict.HELD: ("somebody holds it, and has to release it", "gastown bead release {id}"),
     Verdict.AWAITING_START: ("nothing: its attempt makes its first call in a moment", "gastown logs -f {id}"),
     Verdict.AWAITING_AGENT: ("its agent has to finish", "gastown logs -f {id}"),
+    Verdict.STOPPING: ("nothing: its attempt saves its work and ends, or is ended", "gastown logs -f {id}"),
     Verdict.AWAITING_MERGE: ("nothing: the merge queue comes to it by itself", "gastown bead show {id}"),
     Verdict.MERGE_HELD: ("what holds its merge has to change", "gastown bead retry {id}"),
     Verdict.LOST: ("nothing: the next tick tries again", "gastown attempts {id}"),
@@ -84,9 +100,13 @@ def advise(
     held_code: str | None = None,
     blocker: str = "",
     repository: str = "",
-    paused_rig: str | None = None,
+    rig: str = "",
+    of_town: bool = False,
 ) -> Advice:
-    """What a person can do about this bead. A verdict that is not known yet has the next tick to wait for."""
+    """What a person can do about this bead. A verdict that is not known yet has the next tick to wait for.
+
+    `of_town`: what is paused or misconfigured is the town, not the rig.
+    """
     if status == BeadStatus.FAILED:
         opens, command = _FAILED
     elif resolution is not None:
@@ -95,11 +115,13 @@ def advise(
         opens, command = _BY_HOLD[HoldCode(held_code)]
     elif verdict in set(_BY_VERDICT):
         opens, command = _BY_VERDICT[Verdict(verdict)]
-        if verdict == Verdict.PAUSED and paused_rig is not None:
-            command = f"gastown resume --rig {paused_rig}"
+        if verdict == Verdict.PAUSED and not of_town:
+            command += " --rig {rig}"
     else:
         opens, command = "nothing: the next tick looks at it", "gastown why {id}"
-    return Advice(opens, command.format(id=bead_id, blocker=blocker, repository=repository))
+    set_policy = "gastown town set" if of_town else f"gastown rig set {rig}"
+    words = {"id": bead_id, "blocker": blocker, "repository": repository, "rig": rig, "set_policy": set_policy}
+    return Advice(opens, command.format(**words))
 
 
 def needs_a_person(
@@ -110,4 +132,4 @@ def needs_a_person(
         return True
     if status in (BeadStatus.CLOSED, BeadStatus.IN_REVIEW) or live:
         return False
-    return held_by_hand or verdict in (Verdict.BLOCKER_FAILED, Verdict.PAUSED)
+    return held_by_hand or verdict in (Verdict.BLOCKER_FAILED, Verdict.PAUSED, Verdict.MISCONFIGURED)

@@ -11,7 +11,7 @@ from gastown.models import Bead, Dispatch, Node, Town
 from gastown.reconcile.placement import Candidate, place
 from gastown.reconcile.views import Slot
 from gastown.states import FailureCode
-from gastown.store.load import load_room
+from gastown.store.load import load_room, read_room
 
 TOWN_LOCKS = 7_271  # the advisory lock class of towns; the second key is the town's id
 
@@ -97,7 +97,7 @@ def something_due(session: Session, town_id: int) -> bool:
     due = select(Bead.id).where(Bead.town_id == town_id, Bead.wake_at <= now).limit(1)
     if session.scalar(due) is not None:
         return True
-    room = load_room(session, town_id, now)
+    room = read_room(session, town_id, now)
     if room.slots == 0 or not room.open_rigs:
         return False
     ready = select(Bead.id).where(Bead.town_id == town_id, Bead.ready_at.is_not(None), Bead.rig_id.in_(room.open_rigs))

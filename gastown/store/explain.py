@@ -8,20 +8,21 @@ from datetime import datetime
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from gastown.models import DecisionRow, Dispatch, Event, MergeRequest, Rig
+from gastown.models import Bead, DecisionRow, Dispatch, Event, MergeRequest, Rig
 from gastown.reconcile import decide
 from gastown.reconcile.decision import Decision
 from gastown.reconcile.rules import RULES
-from gastown.reconcile.views import BeadView
+from gastown.reconcile.town import GATES, Hold, hold_of
+from gastown.reconcile.views import BeadView, TownView
 from gastown.states import LIVE, BeadStatus, Resolution, Verdict
 from gastown.store.advice import advise
 from gastown.store.claims import clock
 from gastown.store.listing import BeadRow, waits_for_a_slot
-from gastown.store.load import TownLoad, hold_of_ready, load_town
-from gastown.store.policies import rig_policies, town_policy
+from gastown.store.load import load_town
+from gastown.store.policies import load_policies
 from gastown.store.views import LoadedBead, load_views
 
-_MEANINGS = {rule.__name__: " ".join((inspect.getdoc(rule) or "").split()) for rule in RULES}
+_MEANINGS = {each.__name__: " ".join((inspect.getdoc(each) or "").split()) for each in (*RULES, *GATES)}
 HISTORY = 20
 
 
@@ -45,7 +46,7 @@ class Explanation:
     resolution: str | None
     verdict: str
     reason: str  # the gate's value
-    gate: str  # the rule that decides, by its name
+    gate: str  # the rule that decides, or the town's gate that is shut, by its name
     meaning: str  # the sentence of that rule
     opens: str
     command: str
@@ -59,23 +60,33 @@ class Explanation:
 
 def explain(session: Session, town_id: int, bead_ids: Sequence[str]) -> list[Explanation]:
     """Decide about these beads as a tick would at this moment, and change nothing. In the order given."""
-    now = clock(session)
-    policy, town = town_policy(session, town_id), load_town(session, town_id, now)
-    by_rig = rig_policies(session, town_id)
+    now, policies = clock(session), load_policies(session, town_id)
+    town = load_town(session, town_id, now, policies)
     rigs = {rig.id: rig for rig in session.scalars(select(Rig).where(Rig.town_id == town_id))}
-    found = {
-        bead.id: _explain_one(session, bead, view, decide(view, now, by_rig[bead.rig_id]), rigs[bead.rig_id], town, now)
-        for bead, view in load_views(session, list(bead_ids), now, policy)
-    }
+    presets = {row.id: row.agent for row in session.execute(select(Bead.id, Bead.agent).where(Bead.id.in_(bead_ids)))}
+    found = {}
+    for bead, view in load_views(session, list(bead_ids), now, policies.town):
+        decision = decide(view, now, policies.rigs[bead.rig_id])
+        hold = None
+        if decision.verdict is Verdict.READY:
+            hold = hold_of(town, bead.rig_id, presets[bead.id], now, policies.town)
+        found[bead.id] = _explain_one(session, bead, view, decision, hold, rigs[bead.rig_id], town, now)
     return [found[each] for each in bead_ids if each in found]
 
 
 def _explain_one(
-    session: Session, bead: LoadedBead, view: BeadView, decision: Decision, rig: Rig, town: TownLoad, now: datetime
+    session: Session,
+    bead: LoadedBead,
+    view: BeadView,
+    decision: Decision,
+    hold: Hold | None,
+    rig: Rig,
+    town: TownView,
+    now: datetime,
 ) -> Explanation:
-    verdict, reason, next_look = decision.verdict, decision.reason, decision.next_look
-    if verdict is Verdict.READY:
-        verdict, reason = hold_of_ready(town, rig.id)
+    verdict, reason, next_look, gate = decision.verdict, decision.reason, decision.next_look, decision.rule
+    if hold is not None:
+        verdict, reason, next_look, gate = hold.verdict, hold.reason, hold.opens_at, hold.gate or gate
     elif view.terminal:
         verdict, reason, next_look = Verdict.TERMINAL, _ending(session, bead), None
     in_the_way = [each for each in view.blockers if not each.released]
@@ -88,7 +99,8 @@ def _explain_one(
         held_code=None if view.merge is None else view.merge.held_code,
         blocker="" if blocker is None else blocker.id,
         repository=rig.repository,
-        paused_rig=rig.name if town.paused_at is None else None,
+        rig=rig.name,
+        of_town=town.paused_at is not None if verdict is Verdict.PAUSED else town.wrong is not None,
     )
     return Explanation(
         id=bead.id,
@@ -98,8 +110,8 @@ def _explain_one(
         resolution=bead.resolution,
         verdict=verdict,
         reason=reason,
-        gate=decision.rule,
-        meaning=_MEANINGS[decision.rule],
+        gate=gate,
+        meaning=_MEANINGS[gate],
         opens=advice.opens,
         command=advice.command,
         next_look=None if next_look is None or view.terminal else max(next_look, now),
@@ -142,13 +154,14 @@ def with_live_holds(session: Session, town_id: int, rows: Sequence[BeadRow]) -> 
     """Rows whose recorded verdict is only `ready` get what holds them at this moment."""
     if not any(waits_for_a_slot(row) for row in rows):
         return list(rows)
-    town = load_town(session, town_id, clock(session))
+    now, policies = clock(session), load_policies(session, town_id)
+    town = load_town(session, town_id, now, policies)
     ids = {rig.name: rig_id for rig_id, rig in town.rigs.items()}
 
     def explained(row: BeadRow) -> BeadRow:
         if not waits_for_a_slot(row):
             return row
-        verdict, reason = hold_of_ready(town, ids[row.rig])
-        return replace(row, verdict=verdict, reason=reason)
+        hold = hold_of(town, ids[row.rig], row.preset, now, policies.town)
+        return replace(row, verdict=hold.verdict, reason=hold.reason)
 
     return [explained(row) for row in rows]

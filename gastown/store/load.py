@@ -1,139 +1,193 @@
-"""How much of a town is in use, and so what holds a bead about which nothing else is missing."""
+"""A town's gates out of its rows: what may be started now, what holds a ready bead, and how its breaker stands.
 
-from dataclasses import dataclass
+Two queries, flat in history: of what is over, each looks at a fixed number of rows by an index. With a budget a third
+one adds up what was spent in a day.
+"""
+
+from collections.abc import Sequence
 from datetime import datetime, timedelta
+from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import func, select, text, update
 from sqlalchemy.orm import Session
 
-from gastown.models import Dispatch, Node, Rig, Service, Town
-from gastown.reconcile.placement import NodeRoom, Room
+from gastown.models import IS_LIVE, Dispatch, Town
+from gastown.reconcile import town
+from gastown.reconcile.placement import Room
 from gastown.reconcile.policy import Policy
-from gastown.settings import get_settings
-from gastown.states import LIVE, Verdict
-from gastown.store.policies import town_policy
+from gastown.reconcile.views import SPEND_WINDOW, NodeView, Rest, RigView, TownView
+from gastown.store import escalations
+from gastown.store.moves import record
+from gastown.store.policies import Policies, load_policies
 from gastown.store.services import SILENCE_S
-from gastown.store.views import API
+
+BREAKER = "breaker"  # the cause of its escalation
+
+_TOWN = text(f"""
+    WITH failures AS MATERIALIZED (
+        SELECT ended_at, code, message FROM dispatches
+        WHERE town_id = :town_id AND failure_class = 'infra' AND ended_at > :infra_from
+        ORDER BY ended_at DESC LIMIT :infra_most
+    ), town AS MATERIALIZED (
+        SELECT towns.paused_at, towns.breaker_opened_at, towns.breaker_reason,
+            (SELECT alive_at FROM services WHERE name = 'api') AS api_alive_at,
+            (SELECT count(*) FROM failures) AS infra_failures,
+            (SELECT min(ended_at) FROM failures) AS infra_since,
+            (SELECT concat(code, ': ', message) FROM failures ORDER BY ended_at DESC LIMIT 1) AS infra_failure,
+            (SELECT started_at FROM dispatches WHERE town_id = :town_id AND started_at IS NOT NULL
+             ORDER BY started_at DESC LIMIT 1) AS last_started_at,
+            (SELECT ended_at FROM dispatches
+             WHERE town_id = :town_id AND ended_at > towns.breaker_opened_at AND queued_at > towns.breaker_opened_at
+             ORDER BY ended_at DESC LIMIT 1) AS probe_ended_at,
+            (SELECT jsonb_agg(jsonb_build_array(preset, until, reason) ORDER BY preset)
+             FROM rate_limits WHERE town_id = :town_id AND until > :now) AS rests
+        FROM towns WHERE towns.id = :town_id
+    ), live AS MATERIALIZED (
+        SELECT rig_id, count(*) AS used, count(*) FILTER (WHERE status <> 'running') AS starting,
+            sum(greatest(cost_usd, cap_usd)) AS reserved_usd
+        FROM dispatches WHERE town_id = :town_id AND {IS_LIVE} GROUP BY rig_id
+    )
+    SELECT town.*, rigs.id AS rig_id, rigs.name AS rig_name, rigs.agent AS preset, rigs.paused_at AS rig_paused_at,
+        coalesce(live.used, 0) AS used, coalesce(live.starting, 0) AS starting, live.reserved_usd
+    FROM town LEFT JOIN rigs ON rigs.town_id = :town_id LEFT JOIN live ON live.rig_id = rigs.id
+    ORDER BY rigs.id
+""")
+_NODES = text(f"""
+    WITH live AS MATERIALIZED (
+        SELECT node_id, count(*) AS used, count(*) FILTER (WHERE status <> 'running') AS starting
+        FROM dispatches WHERE {IS_LIVE} GROUP BY node_id
+    )
+    SELECT nodes.id, nodes.name, nodes.capacity, nodes.heartbeat_at, nodes.draining_at IS NOT NULL AS draining,
+        coalesce(live.used, 0) AS used, coalesce(live.starting, 0) AS starting,
+        failed.failures, failed.failed_at, failed.failure
+    FROM nodes LEFT JOIN live ON live.node_id = nodes.id
+    LEFT JOIN LATERAL (
+        SELECT started_at FROM dispatches WHERE node_id = nodes.id AND started_at IS NOT NULL
+        ORDER BY started_at DESC LIMIT 1
+    ) AS started ON true
+    CROSS JOIN LATERAL (
+        SELECT count(*) AS failures, max(ended_at) AS failed_at,
+            (array_agg(concat(code, ': ', message) ORDER BY ended_at DESC))[1] AS failure
+        FROM (
+            SELECT ended_at, code, message FROM dispatches
+            WHERE node_id = nodes.id AND status = 'rolled_back' AND failure_class = 'infra'
+            AND ended_at > coalesce(started.started_at, '-infinity')
+            ORDER BY ended_at DESC LIMIT :most
+        ) AS latest
+    ) AS failed
+    ORDER BY nodes.id
+""")
 
 
-@dataclass(frozen=True, kw_only=True)
-class NodeLoad:
-    name: str
-    used: int
-    capacity: int
-    heartbeat_at: datetime
-    alive: bool
+def load_room(session: Session, town_id: int, now: datetime, policies: Policies | None = None) -> Room:
+    """What may be started now. Opens and closes the breaker, so it is for the holder of the town's lock."""
+    policies = policies or load_policies(session, town_id)
+    view = load_town(session, town_id, now, policies)
+    move = town.breaker_move(view, now, policies.town)
+    if move is not None:
+        move_breaker(session, town_id, move, now, policies.town)
+    return town.room(view, now, policies.town)
 
 
-@dataclass(frozen=True, kw_only=True)
-class RigLoad:
-    name: str
-    used: int
-    limit: int
-    paused_at: datetime | None
+def read_room(session: Session, town_id: int, now: datetime) -> Room:
+    """The same without the lock: it changes nothing, and may be out of date a moment later."""
+    policies = load_policies(session, town_id)
+    return town.room(load_town(session, town_id, now, policies), now, policies.town)
 
 
-@dataclass(frozen=True, kw_only=True)
-class TownLoad:
-    used: int
-    limit: int
-    paused_at: datetime | None
-    rigs: dict[int, RigLoad]
-    nodes: tuple[NodeLoad, ...]
-    api_silent: bool
-
-    @property
-    def down(self) -> bool:
-        """No part of Gastown shows a sign of life: nothing will happen, whatever the rules say."""
-        return self.api_silent and not any(node.alive for node in self.nodes)
-
-
-def load_town(session: Session, town_id: int, now: datetime) -> TownLoad:
-    policy = town_policy(session, town_id)
-    live = Dispatch.status.in_(LIVE)
-    of_town = select(Dispatch.rig_id, func.count()).where(Dispatch.town_id == town_id, live)
-    per_rig: dict[int, int] = dict(session.execute(of_town.group_by(Dispatch.rig_id)).all())
-    of_all = select(Dispatch.node_id, func.count()).where(live)
-    per_node: dict[int, int] = dict(session.execute(of_all.group_by(Dispatch.node_id)).all())
-    known = session.scalars(select(Rig).where(Rig.town_id == town_id)).all()
-    overrides = session.scalars(select(Town.policy).where(Town.id == town_id)).one()
-    limits = {rig.id: Policy.of(get_settings().policy, overrides, rig.policy).rig_max_running for rig in known}
-    nodes = [_node_load(node, per_node, now, policy) for node in session.scalars(select(Node).order_by(Node.name))]
-    api_alive_at = session.scalar(select(Service.alive_at).where(Service.name == API))
-    return TownLoad(
-        used=sum(per_rig.values()),
-        limit=policy.max_running,
-        paused_at=session.scalars(select(Town.paused_at).where(Town.id == town_id)).one(),
-        rigs={
-            rig.id: RigLoad(name=rig.name, used=per_rig.get(rig.id, 0), limit=limits[rig.id], paused_at=rig.paused_at)
-            for rig in known
-        },
-        nodes=tuple(nodes),
-        api_silent=api_alive_at is None or api_alive_at < now - timedelta(seconds=SILENCE_S),
+def load_town(session: Session, town_id: int, now: datetime, policies: Policies | None = None) -> TownView:
+    """The facts that the town's gates read."""
+    policies = policies or load_policies(session, town_id)
+    policy = policies.town
+    bound = {
+        "town_id": town_id,
+        "now": now,
+        "infra_from": now - timedelta(seconds=policy.town_breaker_window_s),
+        "infra_most": policy.town_breaker_failures,
+    }
+    rows = session.execute(_TOWN, bound).all()
+    facts, rigs = rows[0], [row for row in rows if row.rig_id is not None]
+    spent_usd, spent_since = _spent(session, town_id, now) if policy.budget_usd_per_day else (0.0, None)
+    silent_from = now - timedelta(seconds=SILENCE_S)
+    return TownView(
+        used=sum(row.used for row in rigs),
+        starting=sum(row.starting for row in rigs),
+        paused_at=facts.paused_at,
+        wrong=policies.wrong.get(None),
+        api_silent=facts.api_alive_at is None or facts.api_alive_at < silent_from,
+        breaker_opened_at=facts.breaker_opened_at,
+        breaker_reason=facts.breaker_reason or "",
+        infra_failures=facts.infra_failures,
+        infra_since=facts.infra_since,
+        infra_failure=facts.infra_failure or "",
+        last_started_at=facts.last_started_at,
+        probe_ended_at=facts.probe_ended_at,
+        spent_usd=spent_usd,
+        spent_since=spent_since,
+        reserved_usd=sum(row.reserved_usd or 0.0 for row in rigs),
+        rigs={row.rig_id: _rig_view(row, policies) for row in rigs},
+        nodes=_nodes(session, now, policy),
+        rests={preset: Rest(datetime.fromisoformat(until), why) for preset, until, why in facts.rests or ()},
     )
 
 
-def hold_of_ready(town: TownLoad, rig_id: int) -> tuple[Verdict, str]:
-    """What keeps a ready bead of this rig from being started: the verdict, and its values."""
-    rig = town.rigs[rig_id]
-    alive = [node for node in town.nodes if node.alive]
-    if town.paused_at is not None:
-        return Verdict.PAUSED, f"the town is paused since {town.paused_at:%H:%M:%S} UTC"
-    if rig.paused_at is not None:
-        return Verdict.PAUSED, f"rig {rig.name} is paused since {rig.paused_at:%H:%M:%S} UTC"
-    if not alive:
-        return Verdict.NO_NODE, _no_node(town)
-    if town.used >= town.limit:
-        return Verdict.AT_CAPACITY, f"the town runs {town.used} of at most {town.limit} attempts (policy max_running)"
-    if rig.used >= rig.limit:
-        return (
-            Verdict.AT_CAPACITY,
-            f"rig {rig.name} runs {rig.used} of at most {rig.limit} attempts (policy rig_max_running)",
+def _rig_view(row: Any, policies: Policies) -> RigView:
+    policy = policies.rigs[row.rig_id]
+    return RigView(
+        id=row.rig_id,
+        name=row.rig_name,
+        used=row.used,
+        limit=policy.rig_max_running,
+        preset=row.preset or "",
+        cap_usd=policy.attempt_cap_usd,
+        paused_at=row.rig_paused_at,
+        wrong=policies.wrong.get(row.rig_id),
+    )
+
+
+def _nodes(session: Session, now: datetime, policy: Policy) -> tuple[NodeView, ...]:
+    silent_from = now - timedelta(seconds=policy.node_silence_s)
+    most = policy.node_breaker_failures + len(policy.node_breaker_s) - 1  # more make no difference
+    rows: Sequence[Any] = session.execute(_NODES, {"most": most}).all()
+    return tuple(
+        NodeView(
+            id=row.id,
+            name=row.name,
+            used=row.used,
+            capacity=row.capacity,
+            heartbeat_at=row.heartbeat_at,
+            alive=row.heartbeat_at >= silent_from,
+            draining=row.draining,
+            starting=row.starting,
+            failures=row.failures,
+            failed_at=row.failed_at,
+            failure=row.failure or "",
         )
-    if all(node.used >= node.capacity for node in alive):
-        full = ", ".join(f"{node.name} {node.used} of {node.capacity}" for node in alive)
-        return Verdict.AT_CAPACITY, f"every node is full: {full}"
-    return Verdict.READY, "a slot is free: the next tick starts it"
-
-
-def _no_node(town: TownLoad) -> str:
-    if not town.nodes:
-        return "no worker has ever shown itself"
-    last = max(town.nodes, key=lambda node: node.heartbeat_at)
-    return f"no worker is alive; the last one was {last.name}, seen at {last.heartbeat_at:%H:%M:%S} UTC"
-
-
-def _node_load(node: Node, used: dict[int, int], now: datetime, policy: Policy) -> NodeLoad:
-    alive = node.heartbeat_at >= now - timedelta(seconds=policy.node_silence_s)
-    return NodeLoad(
-        name=node.name, used=used.get(node.id, 0), capacity=node.capacity, heartbeat_at=node.heartbeat_at, alive=alive
+        for row in rows
     )
 
 
-def load_room(session: Session, town_id: int, now: datetime) -> Room:
-    """Free slots of the town, of its rigs that are not paused, and of the nodes that are alive."""
-    policy = town_policy(session, town_id)
-    paused = session.scalars(select(Town.paused_at.is_not(None)).where(Town.id == town_id)).one()
-    live = Dispatch.status.in_(LIVE)
-    per_rig = dict(
-        session.execute(
-            select(Dispatch.rig_id, func.count()).where(Dispatch.town_id == town_id, live).group_by(Dispatch.rig_id)
-        ).all()
-    )
-    per_node = dict(
-        session.execute(select(Dispatch.node_id, func.count()).where(live).group_by(Dispatch.node_id)).all()
-    )
-    rigs = session.execute(select(Rig.id, Rig.policy).where(Rig.town_id == town_id, Rig.paused_at.is_(None))).all()
-    silent = now - timedelta(seconds=policy.node_silence_s)
-    nodes = session.scalars(select(Node).where(Node.heartbeat_at >= silent, Node.draining_at.is_(None))).all()
-    return Room(
-        town=0 if paused else policy.max_running - sum(per_rig.values()),
-        rigs={rig.id: _rig_limit(policy, rig.policy) - per_rig.get(rig.id, 0) for rig in rigs},
-        nodes=tuple(
-            NodeRoom(node_id=node.id, name=node.name, free=node.capacity - per_node.get(node.id, 0)) for node in nodes
-        ),
-    )
+def _spent(session: Session, town_id: int, now: datetime) -> tuple[float, datetime | None]:
+    """By attempts that ended within the budget's window, and the first of those ends."""
+    query = select(func.coalesce(func.sum(Dispatch.cost_usd), 0.0), func.min(Dispatch.ended_at))
+    query = query.where(Dispatch.town_id == town_id, Dispatch.ended_at > now - SPEND_WINDOW, Dispatch.cost_usd > 0)
+    spent, since = session.execute(query).one()
+    return spent, since
 
 
-def _rig_limit(policy: Policy, overrides: dict[str, object]) -> int:
-    return int(overrides.get("rig_max_running", policy.rig_max_running))  # type: ignore[call-overload, no-any-return]
+def move_breaker(session: Session, town_id: int, move: town.BreakerMove, now: datetime, policy: Policy) -> None:
+    """Open: a person is asked, once. Closed: that is settled. The caller holds the town's lock."""
+    values = {"breaker_opened_at": now, "breaker_reason": move.reason} if move.opens else _CLOSED
+    session.execute(update(Town).where(Town.id == town_id).values(**values))
+    if move.opens:
+        message = (
+            f"nothing more is started: {move.reason}. One attempt may try every {policy.town_breaker_probe_s:g} s, "
+            "and all go on by themselves when one works. `gastown why --all` shows what waits"
+        )
+        escalations.raise_once(session, town_id, BREAKER, message)
+        return
+    escalations.settle(session, town_id, BREAKER)
+    record(session, town_id, "breaker_closed", f"attempts are started again: {move.reason}", actor="reconciler")
+
+
+_CLOSED: dict[str, Any] = {"breaker_opened_at": None, "breaker_reason": None}
