@@ -2,6 +2,7 @@
 
 import contextlib
 import re
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -244,6 +245,23 @@ def test_a_diamond_is_no_cycle(database: str) -> None:
         for letter in "abcd":
             a_bead(session, id=f"gt-{letter}")
         edges("ab", "ac", "bd", "cd", "ad")(session)
+
+
+def test_a_lattice_with_sixty_million_paths(database: str) -> None:
+    """Each edge is walked once, not each path: the statement has 5 s."""
+    depth, width = 10, 6
+    layers = [[f"gt-{layer}x{place}" for place in range(width)] for layer in range(depth)]
+    with transaction() as session:
+        for bead in ["gt-w", "gt-y", *itertools.chain(*layers)]:
+            a_bead(session, id=bead)
+        for below, above in itertools.pairwise(layers):
+            for bead, blocker in itertools.product(below, above):
+                an_edge(bead, blocker)(session)
+        an_edge("gt-w", "gt-y")(session)
+    with transaction() as session:
+        an_edge("gt-y", "gt-0x0")(session)
+    with pytest.raises(IntegrityError, match="cycle: gt-9x5 waits for gt-0x0 waits for"), transaction() as session:
+        an_edge("gt-9x5", "gt-0x0")(session)
 
 
 def test_the_clock_is_the_wall_clock_until_a_session_sets_it(database: str) -> None:
