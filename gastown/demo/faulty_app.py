@@ -1,13 +1,37 @@
-"""The Celery app of the product with a faulty runtime: what the demo's and the tests' workers are started with."""
+"""The Celery app of the product with a faulty runtime and a faulty broker: for workers of the demo and tests."""
 
 import os
 from pathlib import Path
+from typing import Any
+from uuid import UUID
 
 from gastown.celery_app import app
-from gastown.demo.faults import FOLDER, FaultyRuntime
+from gastown.db import transaction
+from gastown.demo import faults
+from gastown.models import Dispatch
 from gastown.runtimes import registry
 
 __all__ = ["app"]
 
-_real = registry.FACTORIES["process"]
-registry.FACTORIES["process"] = lambda: FaultyRuntime(_real(), Path(os.environ[FOLDER]))
+_folder = Path(os.environ[faults.FOLDER])
+_real, _send = registry.FACTORIES["process"], app.send_task
+registry.FACTORIES["process"] = lambda: faults.FaultyRuntime(_real(), _folder)
+
+
+def _post(name: str, args: Any = None, *others: Any, **options: Any) -> Any:
+    """What the product takes for a broker: it never complains, and may lose a message or deliver it twice."""
+    sent = None
+    for _ in range(_copies(name, args)):
+        sent = _send(name, args, *others, **options)
+    return sent
+
+
+def _copies(name: str, args: Any) -> int:
+    if name != "gastown.start_container" or not faults.any_message(_folder):
+        return 1
+    with transaction() as session:
+        dispatch = session.get_one(Dispatch, UUID(str(args[0])))
+    return faults.copies_of_message(_folder, dispatch.bead_id, dispatch.epoch)
+
+
+app.send_task = _post

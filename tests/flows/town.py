@@ -37,7 +37,9 @@ from tests.checks import replay_decisions
 
 T = TypeVar("T")
 FAULTS: list[tuple[str, str, int, int]] = []  # fault, time to the next attempt queued, attempts, agents at one time
+MATRIX: list[tuple[str, ...]] = []  # rows of tests/flows/matrix.py
 GIVE_UP_S = 60.0
+AGENT, SUPERVISOR = "agent", "supervisor"
 
 
 def until(what: str, probe: Callable[[], T | None], timeout_s: float = GIVE_UP_S) -> T:
@@ -64,38 +66,73 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
+@dataclass
+class Span:
+    """Seen at each look from the first to the last, both in seconds of the wall clock."""
+
+    first: float
+    last: float
+
+
 class AgentWatch(threading.Thread):
-    """Looks many times a second which attempts have an agent alive, by the marks in their environment."""
+    """Looks many times a second which attempts have an agent or a supervisor alive, by the marks in their environment.
+
+    An attempt is a bead and an epoch, both text; a role is "agent" or "supervisor".
+    """
 
     def __init__(self) -> None:
         super().__init__(name="agent-watch", daemon=True)
         self.most: dict[str, int] = {}  # bead -> most attempts whose agent was alive at one moment
+        self.alive: dict[tuple[str, str], frozenset[str]] = {}  # attempt -> roles, at the last look
+        self.spans: dict[tuple[str, str, str], list[Span]] = {}  # attempt and role -> when it was there
         self._ended = threading.Event()
-        self._known: dict[tuple[int, float], tuple[str, str] | None] = {}
+        self._known: dict[tuple[int, float], tuple[str, str, str] | None] = {}
 
     def run(self) -> None:
+        looked_at = 0.0
         while not self._ended.wait(0.02):
-            alive: dict[str, set[str]] = {}
-            for process in psutil.process_iter(["pid", "create_time"]):
-                mark = self._mark(process)
-                if mark is not None:
-                    alive.setdefault(mark[0], set()).add(mark[1])
-            for bead, epochs in alive.items():
-                self.most[bead] = max(self.most.get(bead, 0), len(epochs))
+            began = time.time()
+            marks = {mark for process in self._living() if (mark := self._mark(process)) is not None}
+            for mark in marks:
+                spans = self.spans.setdefault(mark, [])
+                if spans and spans[-1].last >= looked_at:
+                    spans[-1].last = began
+                else:
+                    spans.append(Span(began, began))
+            looked_at = began
+            alive: dict[tuple[str, str], frozenset[str]] = {}
+            agents: dict[str, int] = {}
+            for bead, epoch, role in marks:
+                alive[bead, epoch] = alive.get((bead, epoch), frozenset()) | {role}
+                agents[bead] = agents.get(bead, 0) + (role == AGENT)
+            for bead, number in agents.items():
+                self.most[bead] = max(self.most.get(bead, 0), number)
+            self.alive = alive
 
-    def _mark(self, process: psutil.Process) -> tuple[str, str] | None:
+    @staticmethod
+    def _living() -> Iterator[psutil.Process]:
+        """Without those that ended and were not waited for: nothing of them runs."""
+        for process in psutil.process_iter(["pid", "create_time", "status"]):
+            if process.info["status"] != psutil.STATUS_ZOMBIE:
+                yield process
+
+    def _mark(self, process: psutil.Process) -> tuple[str, str, str] | None:
         key = (process.pid, process.info["create_time"])
-        if key not in self._known:
+        known = self._known.get(key)
+        if key not in self._known or (known is not None and known[2] == SUPERVISOR):  # it may become an agent by exec
             try:
                 environment = process.environ()
-                ours = "GASTOWN_AGENT" in environment and process.status() != psutil.STATUS_ZOMBIE
-                mark = (environment["GASTOWN_BEAD"], environment["GASTOWN_EPOCH"]) if ours else None
             except psutil.Error:
                 return None
             if not environment:
-                return None  # between fork and exec
-            self._known[key] = mark
+                return known  # between fork and exec
+            ours = "GASTOWN_BEAD" in environment and ("GASTOWN_AGENT" in environment or "GASTOWN_ROLE" in environment)
+            role = AGENT if "GASTOWN_AGENT" in environment else SUPERVISOR
+            self._known[key] = (environment["GASTOWN_BEAD"], environment["GASTOWN_EPOCH"], role) if ours else None
         return self._known[key]
+
+    def of(self, bead_id: str, epoch: int, role: str) -> list[Span]:
+        return list(self.spans.get((bead_id, str(epoch), role), ()))
 
     def end(self) -> None:
         self._ended.set()
@@ -172,7 +209,7 @@ class Town:
 
     # --- work
 
-    def new_rig(self, *gates: str, bare: bool = False, **options: Any) -> None:
+    def new_rig(self, *gates: str, bare: bool = False, policy: dict[str, Any] | None = None, **options: Any) -> None:
         self.rigs += 1
         self.rig = f"rig{self.rigs}-{os.urandom(2).hex()}"
         self.repository = self.folder / self.rig
@@ -194,10 +231,23 @@ class Town:
             environment=capture(os.environ),
             **options,
         )
-        in_transaction(lambda session: towns.add_rig(session, towns.ensure_town(session, "default"), new).id)
 
-    def sling(self, script: str, *, after: list[str] | None = None, fault: dict[int, str] | None = None) -> str:
-        """A shell bead; `fault` is ordered by epoch before anybody can start it."""
+        def write(session: Any) -> None:
+            towns.add_rig(session, towns.ensure_town(session, "default"), new).policy = policy or {}
+
+        in_transaction(write)
+
+    def sling(
+        self,
+        script: str,
+        *,
+        after: list[str] | None = None,
+        fault: dict[int, str] | None = None,
+        message: str | None = None,
+    ) -> str:
+        """A shell bead. `fault` is ordered by epoch, `message` for the first start, before anybody can start it."""
+
+        orders = Path(self.environment[faults.FOLDER])
 
         def write(session: Any) -> str:
             town = towns.ensure_town(session, "default")
@@ -205,7 +255,9 @@ class Town:
             new = work.NewBead(title=f"do {script.splitlines()[0][:40]}", body=script, after=after or [])
             bead_id = work.sling(session, town, rig, new)
             for epoch, kind in (fault or {}).items():
-                faults.order(Path(self.environment[faults.FOLDER]), bead_id, epoch, kind)
+                faults.order(orders, bead_id, epoch, kind)
+            if message is not None:
+                faults.order_message(orders, bead_id, 1, message)
             return bead_id
 
         bead_id = in_transaction(write)
@@ -292,7 +344,7 @@ class Town:
 
 
 @contextmanager
-def run_town(folder: Path, *, policy: dict[str, Any]) -> Iterator[Town]:
+def run_town(folder: Path, *, policy: dict[str, Any], worker_processes: int = 3) -> Iterator[Town]:
     """A stack in a home of its own, which is gone afterwards, with all its agents."""
     home = Path(tempfile.mkdtemp(prefix="gt-flow-"))
     orders = home / "orders"
@@ -300,6 +352,7 @@ def run_town(folder: Path, *, policy: dict[str, Any]) -> Iterator[Town]:
     environment = {
         "GASTOWN_HOME": str(home),
         "GASTOWN_API__BIND": f"127.0.0.1:{free_port()}",
+        "GASTOWN_WORKER_PROCESSES": str(worker_processes),
         "GASTOWN_POLICY": json.dumps(policy),
         faults.FOLDER: str(orders),
     }
