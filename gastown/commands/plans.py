@@ -15,9 +15,10 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from sqlalchemy.orm import Session
 
-from gastown.commands.work import NewBead, check_new_bead, sling
+from gastown.commands.work import NewBead, check_new_bead, row_of
 from gastown.errors import UsageError
 from gastown.models import Rig
+from gastown.store import beads
 
 BEADS = 1000  # of one plan; more are several plans
 LABELS, LABEL_CHARACTERS = 20, 100
@@ -112,18 +113,21 @@ def sling_plan(
 
     `rigs` by the name that a bead gives (None: it gives none), `agents` the preset of each bead by its id in the plan.
     """
-    made: dict[str, str] = {}
+    rows = []
     for bead in plan.bead:
         new = NewBead(
             title=bead.title,
             body=bead.body,
             agent=agents[bead.id],
             priority=bead.priority,
-            after=[made[each] for each in bead.after],
             labels=[*bead.labels, label],
         )
-        made[bead.id] = sling(session, town_id, rigs[bead.rig], new)
-    return list(made.values())
+        check_new_bead(new)
+        rows.append(row_of(rigs[bead.rig], new))
+    ids = beads.insert_beads(session, town_id, rows, "user")
+    made = {bead.id: bead_id for bead, bead_id in zip(plan.bead, ids, strict=True)}
+    beads.add_edges(session, [(made[bead.id], made[each]) for bead in plan.bead for each in set(bead.after)])
+    return ids
 
 
 def _problem(error: Any, text: str) -> str:

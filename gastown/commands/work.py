@@ -50,21 +50,17 @@ def check_new_bead(new: NewBead) -> None:
 def sling(session: Session, town_id: int, rig: Rig, new: NewBead, *, actor: str = "user") -> str:
     """A new bead on a rig; its id. The reconciler starts it as soon as nothing holds it."""
     check_new_bead(new)
+    [bead_id] = beads.insert_beads(session, town_id, [row_of(rig, new)], actor)
+    beads.add_blockers(session, bead_id, new.after, town_id)
+    return bead_id
+
+
+def row_of(rig: Rig, new: NewBead) -> dict[str, object]:
+    """A checked bead as `insert_beads` wants it. Raises UsageError when nothing says which agent is to do it."""
     if new.agent is None and rig.agent is None:
         raise UsageError(f"rig {rig.name} has no agent of its own, so the bead has to say", hint="--agent PRESET")
-    bead_id = beads.insert_bead(
-        session,
-        town_id=town_id,
-        rig_id=rig.id,
-        title=new.title,
-        body=new.body,
-        agent=new.agent,
-        priority=PRIORITIES.index(new.priority),
-        labels=new.labels,
-    )
-    beads.add_blockers(session, bead_id, new.after, town_id)
-    record(session, town_id, "created", new.title, actor=actor, bead_id=bead_id)
-    return bead_id
+    text = {"title": new.title, "body": new.body, "labels": new.labels, "agent": new.agent}
+    return {**text, "rig_id": rig.id, "priority": PRIORITIES.index(new.priority)}
 
 
 def cancel(session: Session, town_id: int, bead_id: str, *, actor: str = "user") -> list[StopContainer]:
