@@ -19,7 +19,8 @@ from pydantic import BaseModel
 
 from gastown.beat_schedule import BEAT_SCHEDULE
 from gastown.reconcile.policy import ANY_WAIT, LIMITS, LONGEST_S, Policy
-from gastown.reconcile.rules import RULES, Rule
+from gastown.reconcile.rules import RULES
+from gastown.reconcile.town import GATES
 from gastown.settings import Settings
 from gastown.states import ADOPTABLE, LIVE, MACHINES, RELEASING, FailureClass, FailureCode, Move, StopCode
 
@@ -130,19 +131,34 @@ def policy_comments() -> dict[str, str]:
 
 def rules() -> str:
     rows = (
-        (str(number), code(rule.__name__), subject(rule), verdicts(rule), " ".join((rule.__doc__ or "").split()))
+        (str(number), code(rule.__name__), subject(rule), verdicts(rule), meaning(rule))
         for number, rule in enumerate(RULES, 1)
     )
     return table(("", "rule", "module", "verdict", "what it is about"), rows)
 
 
-def subject(rule: Rule) -> str:
+def gates() -> str:
+    rows = ((str(number), code(gate.__name__), verdicts(gate), meaning(gate)) for number, gate in enumerate(GATES, 1))
+    return table(("", "gate", "verdict", "what it is about"), rows)
+
+
+def meaning(function: Callable[..., Any]) -> str:
+    return " ".join((function.__doc__ or "").split())
+
+
+def subject(rule: Callable[..., Any]) -> str:
     return rule.__module__.rpartition(".")[2]
 
 
-def verdicts(rule: Rule) -> str:
-    """The verdicts that the rule's source names, in its order."""
+def verdicts(rule: Callable[..., Any]) -> str:
+    """The verdicts that the function's source names, or that of the function of its module which it ends with."""
     tree = ast.parse(textwrap.dedent(inspect.getsource(rule)))
+    module = inspect.getmodule(rule)
+    called = [node.func.id for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)]
+    for name in called:
+        inner = getattr(module, name, None)
+        if inspect.isfunction(inner) and inner.__module__ == rule.__module__ and inner is not rule:
+            tree.body += ast.parse(textwrap.dedent(inspect.getsource(inner))).body
     named = [
         (node.lineno, node.col_offset, node.attr.lower())
         for node in ast.walk(tree)
@@ -178,6 +194,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "settings": settings,
     "policy": policy,
     "rules": rules,
+    "gates": gates,
     "layers": layers,
 }
 

@@ -41,7 +41,8 @@ def starting(**facts: Any) -> DispatchView:
 
 
 def running(**facts: Any) -> DispatchView:
-    return starting(**{"status": DispatchStatus.RUNNING, "heartbeat_at": NOON, "lease_expires_at": after(45)} | facts)
+    beat = {"heartbeat_at": NOON, "lease_expires_at": after(45), "started_at": NOON, "progress_at": NOON}
+    return starting(**{"status": DispatchStatus.RUNNING} | beat | facts)
 
 
 def a_failure(failure_class: FailureClass = FailureClass.AGENT) -> FailureView:

@@ -1,7 +1,9 @@
 """The numbers of the rules. All times in seconds; DESIGN 4 gives the reasons."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 from datetime import timedelta
+from itertools import pairwise
 from typing import Any, Self
 
 LONGEST_S = 10_000_000  # four months: longer waits are typing errors, and overflow a date in the end
@@ -63,10 +65,37 @@ class Policy:
     def __post_init__(self) -> None:
         for each in fields(self):
             self._check(each.name, getattr(self, each.name), each.default)
-        if self.heartbeat_lease_s < 2 * self.heartbeat_s:
-            raise ValueError(
-                f"heartbeat_lease_s = {self.heartbeat_lease_s} is shorter than two heartbeats of {self.heartbeat_s} s"
-            )
+        for wrong, words in self._misfits():
+            if wrong:
+                raise ValueError(words)
+
+    def _misfits(self) -> Iterator[tuple[bool, str]]:
+        """Numbers that make no sense together, with both values."""
+        beat, lease = self.heartbeat_s, self.heartbeat_lease_s
+        yield lease < 2 * beat, f"heartbeat_lease_s = {lease} is shorter than two heartbeats of {beat} s"
+        for sooner, later in pairwise(("stall_nudge_s", "stall_escalate_s", "stall_stop_s")):
+            yield self._above(sooner, later)
+        yield self._above("inspect_start_s", "start_timeout_s")
+        yield self._above("wrap_up_s", "max_runtime_s")
+        again, end = self.republish_s, self.queued_timeout_s
+        falls = any(earlier >= later for earlier, later in pairwise(again))
+        yield falls, f"republish_s = {list(again)} must rise from each number to the next"
+        yield (
+            again[-1] >= end,
+            f"republish_s = {list(again)} goes on after queued_timeout_s = {end}, when it is given up",
+        )
+        budget, cap = self.budget_usd_per_day, self.attempt_cap_usd
+        capless = (
+            f"budget_usd_per_day = {budget} needs attempt_cap_usd, which is {cap}: what may be started is counted by it"
+        )
+        yield budget > 0 and cap == 0, capless
+        above = f"attempt_cap_usd = {cap} is above budget_usd_per_day = {budget}: nothing could ever be started"
+        yield 0 < budget < cap, above
+
+    def _above(self, sooner: str, later: str) -> tuple[bool, str]:
+        """Whether what has to come first would come later."""
+        first, second = getattr(self, sooner), getattr(self, later)
+        return first > second, f"{sooner} = {first} must not be more than {later} = {second}"
 
     @staticmethod
     def _check(name: str, value: Any, default: Any) -> None:

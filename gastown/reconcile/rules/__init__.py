@@ -5,7 +5,7 @@ from datetime import datetime
 
 from gastown.reconcile.decision import Decision
 from gastown.reconcile.policy import Policy
-from gastown.reconcile.rules import dispatching, ending, merging, running, starting
+from gastown.reconcile.rules import dispatching, ending, merging, running, stalling, starting
 from gastown.reconcile.views import BeadView
 
 Rule = Callable[[BeadView, datetime, Policy], Decision | None]
@@ -18,19 +18,30 @@ RULES: tuple[Rule, ...] = (
     starting.roll_back_absent,
     starting.expire_start,
     starting.await_first_call,
+    running.finish_stop,
+    running.await_stop,
     running.lose_vanished,
     running.lose_silent,
+    running.stop_over_cap,
+    running.stop_overtime,
+    running.stop_stalled,
+    stalling.escalate_stalled,
+    stalling.nudge_stalled,
     running.await_agent,
+    running.release_orphan,
     merging.await_merge,
     merging.reclaim_expired,
     merging.hold_merge,
     merging.queue_behind,
     merging.ask_merge,
     ending.fail_misconfigured,
+    ending.hold_unauthorized,
+    ending.hold_over_cap,
     ending.fail_exhausted,
     dispatching.hold,
     dispatching.wait_for_failed_blocker,
     dispatching.wait_for_blockers,
+    dispatching.wait_out_infra,
     dispatching.cool_down,
     dispatching.queue_ready,
     dispatching.dispatch,

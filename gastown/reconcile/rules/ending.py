@@ -2,7 +2,7 @@
 
 from datetime import datetime
 
-from gastown.reconcile.actions import CleanUp, FailBead, StopContainer
+from gastown.reconcile.actions import CleanUp, Escalate, FailBead, HoldBead, StopContainer
 from gastown.reconcile.decision import Decision
 from gastown.reconcile.policy import Policy
 from gastown.reconcile.views import BeadView
@@ -30,8 +30,30 @@ def fail_misconfigured(view: BeadView, now: datetime, policy: Policy) -> Decisio
     return Decision(Verdict.EXHAUSTED, failure.message, (FailBead(code=failure.code, message=failure.message),))
 
 
+def hold_unauthorized(view: BeadView, now: datetime, policy: Policy) -> Decision | None:
+    """The provider did not let its agent in: no attempt can succeed until a person has put the login right."""
+    if view.failure is None or view.failure.failure_class is not FailureClass.AUTH or view.held_reason is not None:
+        return None
+    return _hold(view, "auth", f"its agent was not let in: {view.failure.message}")
+
+
+def hold_over_cap(view: BeadView, now: datetime, policy: Policy) -> Decision | None:
+    """The last attempt used more than its cap: a person decides whether another one may."""
+    if view.failure is None or view.failure.failure_class is not FailureClass.BUDGET or view.held_reason is not None:
+        return None
+    return _hold(view, "budget", view.failure.message)
+
+
+def _hold(view: BeadView, cause: str, reason: str) -> Decision:
+    ask = Escalate(
+        cause=f"{cause}:{view.id}",
+        message=f"{view.id} is held: {reason}. When that is mended: gastown bead release {view.id}",
+    )
+    return Decision(Verdict.HELD, f"held: {reason}", (HoldBead(reason=reason), ask))
+
+
 def fail_exhausted(view: BeadView, now: datetime, policy: Policy) -> Decision | None:
-    """The agent failed as often as it may: the bead fails, and says what the last attempt said."""
+    """The agent failed as often as it may, stalled and overlong attempts included: the bead fails, and says of what."""
     if view.failure is None or view.agent_failures < policy.max_agent_failures:
         return None
     message = f"{view.agent_failures} attempts failed; the last one: {view.failure.message}"
