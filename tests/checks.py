@@ -5,6 +5,7 @@ from sqlalchemy.orm import Session
 
 from gastown.models import Bead, DecisionRow
 from gastown.reconcile import decide
+from gastown.reconcile.actions import Escalate
 from gastown.reconcile.views import load
 from gastown.states import TERMINAL, Verdict
 from gastown.store.claims import clock
@@ -46,7 +47,8 @@ def forgotten(session: Session) -> list[str]:
         decision = decide(view, now, policy_of(session, bead.rig_id))
         same = str(decision.verdict) == bead.verdict or {str(decision.verdict), bead.verdict} <= UNDER_WAY
         if bead.wake_at is None:
-            same &= decision.reason == bead.verdict_reason and not decision.actions
+            repeatable = all(isinstance(action, Escalate) for action in decision.actions)  # asked once, however often
+            same &= decision.reason == bead.verdict_reason and repeatable
         if not same:
             found.append(f"{bead.id} sleeps as {bead.verdict} ({bead.verdict_reason}), and is {decision.verdict}")
     return found
