@@ -6,11 +6,12 @@ Attempts outlive an upgrade, so the API serves PROTOCOL and PROTOCOL - 1. Unknow
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Self
 
-PROTOCOL = 1
+PROTOCOL = 2
 FENCED_EXIT = 75  # the supervisor's exit code when it was superseded (EX_TEMPFAIL)
 CHUNK_BYTES = 64 * 1024  # the largest log chunk
 LOG_BYTES = 64 * 1024 * 1024  # kept of one attempt: the first half, and the last half as it ends
 HEARTBEAT_S = 10.0
+COST_USD = 1e6  # no attempt costs more: a larger number is an error of whoever said it
 CHECKPOINT_S = 300.0
 
 
@@ -69,7 +70,17 @@ class Heartbeat(Message):
 
     phase: str  # workspace | setup | agent | saving
     progressed: bool  # output, or a change in the worktree, since the last heartbeat
-    tool_running: bool = False
+    tool_running: bool = False  # a tool of the agent's runs: its silence means nothing
+    cost_usd: float = 0.0  # what the agent says it has cost so far
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeartbeatAnswer(Message):
+    """With `stop`, a StopCode: end the agent, save its work, and report `stopped`. Protocol 1 never read it."""
+
+    status: str = "ok"
+    stop: str | None = None
+    reason: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,6 +109,9 @@ class Done(Message):
     code: str | None = None  # failed: a FailureCode; stopped: a StopCode
     message: str = ""  # failed: what to show, with the last output
     exit_code: int | None = None  # of the agent
+    cost_usd: float = 0.0
+    retry_at: str | None = None  # rate_limited: when the provider lets it go on; ISO 8601 with a zone
+    retry_after_s: float | None = None  # ... or in how many seconds from this report
 
 
 @dataclass(frozen=True, kw_only=True)

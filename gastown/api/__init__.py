@@ -13,6 +13,7 @@ from starlette.exceptions import HTTPException
 
 from gastown import migrations
 from gastown.api.agents import router as agents
+from gastown.api.gathering import Gathered
 from gastown.api.health import router as health
 from gastown.db import in_transaction
 from gastown.errors import GastownError, NotFound, RequestError, TemporaryError
@@ -25,6 +26,7 @@ log = structlog.get_logger()
 
 def create_app() -> FastAPI:
     app = FastAPI(title="Gastown", lifespan=_alive, docs_url=None, redoc_url=None)
+    app.state.gathered = Gathered()
     app.include_router(agents)
     app.include_router(health)
     app.add_exception_handler(Fenced, _fenced)

@@ -1,28 +1,38 @@
 """The agent API. A token speaks for its own attempt alone, so no route names one."""
 
+import json
 from typing import Annotated, Any
 from uuid import UUID
 
-from fastapi import APIRouter, Depends, Header, HTTPException
-from pydantic import BaseModel
+from fastapi import APIRouter, Depends, Header, HTTPException, Request, Response
+from fastapi.concurrency import run_in_threadpool
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from gastown.agent.protocol import Checkpoint, Done, Heartbeat, LogChunk, NewWork
+from gastown.agent.protocol import Checkpoint, Done, Heartbeat, HeartbeatAnswer, LogChunk, NewWork
 from gastown.commands import attempt, filing
 from gastown.db import in_transaction, transaction
 from gastown.settings import get_settings
+from gastown.store.heartbeats import Beaten
 from gastown.tasks.base import poke
 
 router = APIRouter(prefix="/agent/v1")
+_HEARTBEAT = TypeAdapter(Heartbeat)
 
 
 def caller(authorization: Annotated[str, Header()] = "") -> UUID:
     """The attempt that calls. 401 without a known token."""
-    scheme, _, token = authorization.partition(" ")
+    token = _token(authorization)
     with transaction() as session:
-        dispatch_id = attempt.authenticate(session, token) if scheme.lower() == "bearer" and token else None
+        dispatch_id = None if token is None else attempt.authenticate(session, token)
     if dispatch_id is None:
         raise HTTPException(401, "a bearer token of a dispatch is needed", headers={"WWW-Authenticate": "Bearer"})
     return dispatch_id
+
+
+def _token(authorization: str) -> str | None:
+    scheme, _, token = authorization.partition(" ")
+    return token if scheme.lower() == "bearer" and token else None
 
 
 Caller = Annotated[UUID, Depends(caller)]
@@ -39,9 +49,28 @@ def assignment(dispatch_id: Caller) -> dict[str, Any]:
 
 
 @router.post("/heartbeat")
-def heartbeat(dispatch_id: Caller, beat: Heartbeat) -> dict[str, str]:
-    in_transaction(lambda session: attempt.heartbeat(session, dispatch_id, beat))
-    return {"status": "ok"}
+async def heartbeat(request: Request) -> Response:
+    """By far the most frequent call: read here, with the token, and passed to a thread once (bench/heartbeats.py)."""
+    try:
+        said = _HEARTBEAT.validate_json(await request.body())
+    except ValidationError as error:
+        raise RequestValidationError(error.errors(include_url=False, include_input=False)) from error
+    attempt.check_heartbeat(said)
+    authorization = request.headers.get("authorization", "")
+    token = _token(authorization)
+    beaten: Beaten | None = None if token is None else await request.app.state.gathered.beat(token, said)
+    if beaten is None:
+        beaten = await run_in_threadpool(_unusual_beat, authorization, said)
+    answer = HeartbeatAnswer(stop=beaten.stop_code, reason=beaten.stop_reason or "")
+    return Response(json.dumps(answer.to_json()), media_type="application/json")
+
+
+def _unusual_beat(authorization: str, said: Heartbeat) -> Beaten:
+    dispatch_id = caller(authorization)
+    beaten = in_transaction(lambda session: attempt.heartbeat(session, dispatch_id, said))
+    if beaten.over_cap:
+        poke()
+    return beaten
 
 
 @router.post("/logs")

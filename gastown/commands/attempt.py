@@ -7,23 +7,25 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import func, select, update
+from sqlalchemy import Connection, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
-from gastown.agent.protocol import CHUNK_BYTES, LOG_BYTES, Assignment, Checkpoint, Done, Heartbeat, LogChunk
+from gastown.agent.protocol import CHUNK_BYTES, COST_USD, LOG_BYTES, Assignment, Checkpoint, Done, Heartbeat, LogChunk
 from gastown.db import gastown_now
 from gastown.errors import Refused, UsageError
 from gastown.models import Agent, ApiToken, Bead, Dispatch, Event, Node, Rig
 from gastown.models import LogChunk as LogChunkRow
 from gastown.presets import load_preset
 from gastown.states import AgentStatus, BeadStatus, DispatchStatus, FailureCode, Resolution, StopCode
-from gastown.store import agents, attempts, beads, merges
+from gastown.store import agents, attempts, beads, heartbeats, merges
 from gastown.store.escalations import asked_cause, raise_once
-from gastown.store.moves import lock_bead, move, record, set_bead
+from gastown.store.heartbeats import Beaten
+from gastown.store.moves import lock_bead, move, record, set_bead, wake
 from gastown.store.policies import policy_of
 
 STATUS_CHARACTERS = 500
+PHASE = re.compile(r"[a-z_]{1,50}")
 ESCALATIONS = 20  # of one attempt: a person reads each
 COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")  # never a branch, which moves, nor an option of git's
 
@@ -63,12 +65,38 @@ def assignment(session: Session, dispatch_id: UUID, home: Path) -> Assignment:
     )
 
 
-def heartbeat(session: Session, dispatch_id: UUID, beat: Heartbeat) -> None:
-    attempts.admit(session, dispatch_id)
-    values: dict[str, Any] = {"phase": beat.phase}
-    if beat.progressed:
+def usual_heartbeats(connection: Connection | Session, said: list[tuple[str, Heartbeat]]) -> list[Beaten | None]:
+    """Of these tokens, in one statement. None: the usual did not happen, and `heartbeat` has to say what did."""
+    hashes = [attempts.digest(token) for token, _ in said]
+    beaten = heartbeats.beat(connection, [(key, each) for key, (_, each) in zip(hashes, said, strict=True)])
+    return [beaten.get(key) for key in hashes]
+
+
+def heartbeat(session: Session, dispatch_id: UUID, said: Heartbeat) -> Beaten:
+    """A heartbeat that may be a first call or an adoption. Raises Fenced, UsageError."""
+    check_heartbeat(said)
+    _bead, dispatch = attempts.admit(session, dispatch_id)
+    cost = max(dispatch.cost_usd, said.cost_usd)
+    values: dict[str, Any] = {"phase": said.phase, "tool_running": said.tool_running, "cost_usd": cost}
+    if said.progressed:
         values["progress_at"] = gastown_now()
     _update(session, dispatch_id, **values)
+    over_cap = dispatch.stop_code is None and dispatch.cap_usd is not None and cost > dispatch.cap_usd
+    if over_cap:
+        wake(session, dispatch.bead_id)
+    return Beaten(dispatch.stop_code, dispatch.stop_reason, over_cap)
+
+
+def check_heartbeat(said: Heartbeat) -> None:
+    """Raises UsageError for what no supervisor says. The statement of the usual ones must not fail for one of them."""
+    _check_cost(said.cost_usd)
+    if not PHASE.fullmatch(said.phase):
+        raise UsageError("a phase is a word: workspace, setup, agent or saving")
+
+
+def _check_cost(cost_usd: float) -> None:
+    if not 0 <= cost_usd <= COST_USD:  # false for NaN too
+        raise UsageError(f"a cost of {cost_usd} USD", hint=f"a number from 0 to {COST_USD:.0f}")
 
 
 def take_logs(session: Session, dispatch_id: UUID, chunks: list[LogChunk]) -> None:

@@ -133,7 +133,7 @@ def test_assignment(client: httpx.Client) -> None:
     assert given["environment"]["A"] == "1"
     assert (given["base"], given["notes"], given["heartbeat_s"]) == (BASE, "it was red", 10)
     assert given["agent"] == agent_of(dispatch).name
-    assert (given["preset"], given["protocol"]) == ("shell", 1)
+    assert (given["preset"], given["protocol"]) == ("shell", 2)
 
 
 def test_progress(client: httpx.Client) -> None:
