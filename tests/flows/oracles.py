@@ -30,9 +30,10 @@ SLACK = 3
 
 def problems_of(played: Played, town: Town) -> list[str]:
     """Each promise that this cell broke, with the times that were seen."""
+    found = [*_one_agent(played, town), *_no_dead_zone(played)]
     if not played.over:
-        return [f"it was not over after {CELL_TIMEOUT_S:.0f} s"]
-    found = [*_is_played(played), *_one_agent(played, town), *_no_dead_zone(played), *_nothing_lost(played)]
+        return [*found, f"it was not over after {CELL_TIMEOUT_S:.0f} s, with attempts {ends_of(played)}"]
+    found += [*_is_played(played), *_nothing_lost(played)]
     expected = match(played)
     if expected is None:
         wanted = " or ".join(str(each.ends) for each in EXPECTED[played.cell[:2]])
@@ -42,7 +43,9 @@ def problems_of(played: Played, town: Town) -> list[str]:
 
 def ends_of(played: Played) -> tuple[str, ...]:
     return tuple(
-        ("adopted" if row.adopted_at else str(row.status)) if row.status == DispatchStatus.SUCCEEDED else str(row.code)
+        ("adopted" if row.adopted_at else str(row.status))
+        if row.status == DispatchStatus.SUCCEEDED
+        else str(row.code or row.status)
         for row in played.attempts
     )
 
