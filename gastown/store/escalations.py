@@ -1,26 +1,46 @@
 """What a person is asked to look at: once for each cause, until it is settled.
 
-Causes begin with what they are about: `failed:BEAD`, `asked:DISPATCH:DIGEST` (an agent asks), `blocker:BEAD`,
-`infra:CODE`, `breaker`, `policy:town`, `policy:rig:ID`, `rule:BEAD`, `invariant:NAME`.
+Causes begin with what they are about: `failed:BEAD`, `auth:BEAD`, `budget:BEAD`, `stalled:BEAD`, `rule:BEAD` (a rule
+raised), `blocker:BEAD` (the one that failed), `asked:DISPATCH:DIGEST` (an agent asks), `infra:CODE`, `breaker`,
+`policy:town`, `policy:rig:ID`, `invariant:NAME`.
 """
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, func, or_, select, update
+from sqlalchemy import ColumnElement, and_, func, or_, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from gastown.db import gastown_now
 from gastown.errors import NotFound
-from gastown.models import Bead, BeadDependency, Escalation
+from gastown.models import Bead, Escalation, one_of
+from gastown.states import LIVE, RELEASING, TERMINAL
 from gastown.store.moves import record
 
-FAILED, ASKED, BLOCKER, RULE = "failed:", "asked:", "blocker:", "rule:"
+FAILED, ASKED, BLOCKER, RULE, POLICY = "failed:", "asked:", "blocker:", "rule:", "policy:"
+HELD = ("auth:", "budget:")  # of a bead that was held because of it
+
+_HAS_BEAD = "SELECT 1 FROM beads b WHERE b.id = q.bead_id AND "
+_RELEASED = one_of("b.resolution", RELEASING)
+# When a cause is gone: `q` is the open escalation. A broken invariant is settled by hand, since it is to be reported.
+_GONE = {
+    FAILED: f"EXISTS ({_HAS_BEAD} b.status <> 'failed')",
+    ASKED: f"EXISTS ({_HAS_BEAD} b.status = 'closed')",
+    RULE: f"EXISTS ({_HAS_BEAD} (b.status = 'closed' OR b.looked_at > q.raised_at))",
+    **dict.fromkeys(HELD, f"EXISTS ({_HAS_BEAD} b.held_at IS NULL)"),
+    "stalled:": f"""NOT EXISTS (SELECT 1 FROM dispatches d
+        WHERE d.bead_id = q.bead_id AND {one_of("d.status", LIVE)} AND d.stall_tier > 1)""",
+    BLOCKER: f"""NOT EXISTS (SELECT 1 FROM beads b JOIN bead_dependencies e ON e.blocker_id = b.id
+        JOIN beads w ON w.id = e.bead_id WHERE b.id = substr(q.cause, {len("blocker:") + 1})
+          AND {one_of("b.status", TERMINAL)} AND ({_RELEASED}) IS NOT TRUE AND NOT ({one_of("w.status", TERMINAL)}))""",
+    "infra:": "EXISTS (SELECT 1 FROM dispatches d WHERE d.town_id = q.town_id AND d.started_at > q.raised_at)",
+    "breaker": "EXISTS (SELECT 1 FROM towns t WHERE t.id = q.town_id AND t.breaker_opened_at IS NULL)",
+}
 
 
 def raise_once(
@@ -55,10 +75,20 @@ def settle(session: Session, town_id: int, *causes: str) -> None:
 
 
 def settle_bead(session: Session, bead: Bead) -> None:
-    """A bead goes on, or has ended well: nothing is asked about it any more, nor about those that it held."""
-    _settle(session, Escalation.bead_id == bead.id)
-    waiting = select(BLOCKER + BeadDependency.bead_id).where(BeadDependency.blocker_id == bead.id)
-    _settle(session, Escalation.town_id == bead.town_id, Escalation.cause.in_(waiting))
+    """A bead goes on, or has ended well: nothing is asked about it any more, nor for those that waited for it."""
+    about = and_(Escalation.bead_id == bead.id, Escalation.cause.not_like(f"{BLOCKER}%"))
+    _settle(session, Escalation.town_id == bead.town_id, or_(about, Escalation.cause == BLOCKER + bead.id))
+
+
+def settle_gone(session: Session) -> int:
+    """What is asked although its cause is gone; how many. For those that no single move ends, and as a net."""
+    settled = 0
+    for prefix, gone in _GONE.items():
+        statement = text(f"""
+            UPDATE escalations q SET settled_at = gastown_now()
+            WHERE q.settled_at IS NULL AND q.cause LIKE :prefix AND {gone} RETURNING q.id""")
+        settled += len(session.execute(statement, {"prefix": f"{prefix}%"}).all())
+    return settled
 
 
 def _settle(session: Session, *which: ColumnElement[bool]) -> None:
@@ -106,16 +136,26 @@ def count_open(session: Session, town_id: int) -> int:
     return session.scalars(query).one()
 
 
-def open_causes(session: Session, town_id: int, prefixes: Iterable[str]) -> list[str]:
-    starts = [Escalation.cause.startswith(prefix, autoescape=True) for prefix in prefixes]
-    query = select(Escalation.cause).where(Escalation.town_id == town_id, Escalation.settled_at.is_(None), or_(*starts))
-    return list(session.scalars(query.order_by(Escalation.cause)))
+def settle_others(session: Session, town_id: int, prefix: str, still: Collection[str]) -> None:
+    """Of the causes that begin so, only these are still there."""
+    begins = Escalation.cause.startswith(prefix, autoescape=True)
+    _settle(session, Escalation.town_id == town_id, begins, Escalation.cause.not_in(still))
 
 
 def command_for(cause: str, bead_id: str | None) -> str:
     """What to type next. Of a cause that this version does not know, what is known of its bead or of the town."""
-    if cause.startswith(FAILED) and bead_id is not None:
-        return f"gastown logs {bead_id}"
-    if cause.startswith("policy:"):
-        return "gastown config show"
-    return "gastown why" if bead_id is None else f"gastown why {bead_id}"
+    kind, _, subject = cause.partition(":")
+    if kind == "blocker":
+        return f"gastown why {subject}"
+    if bead_id is not None:
+        return _COMMANDS.get(kind, "gastown why {}").format(bead_id)
+    return "gastown config show" if kind == "policy" else "gastown why --all"
+
+
+_COMMANDS = {
+    "failed": "gastown logs {}",
+    "stalled": "gastown logs {}",
+    "asked": "gastown bead show {}",
+    "auth": "gastown bead release {}",
+    "budget": "gastown bead release {}",
+}

@@ -1,7 +1,7 @@
 """Whatever needs a person is asked once, and no longer than it is true."""
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import select, text
 from sqlalchemy.orm import Session
 
 from gastown.commands import attempt, work
@@ -11,7 +11,7 @@ from gastown.models import Bead, Escalation, Event
 from gastown.states import BeadStatus, DispatchStatus, Resolution
 from gastown.store import beads, escalations
 from gastown.store.escalations import list_inbox
-from tests.builders import a_bead
+from tests.builders import a_bead, an_attempt
 from tests.calls import make
 from tests.conftest import Clock
 from tests.races import committed
@@ -45,8 +45,8 @@ def test_a_bead_that_fails_asks_once_and_a_retry_settles_it(town_id: int, clock:
 @pytest.mark.parametrize("how", ["cancel", "by hand"])
 def test_what_an_agent_asks_stays_until_its_bead_ends_or_a_person_has_seen_it(town_id: int, how: str) -> None:
     dispatch = make(DispatchStatus.RUNNING)
-    for text in ("which database?", "which database?", "which colour?"):
-        committed(lambda session, text=text: attempt.escalate(session, dispatch.id, text))
+    for words in ("which database?", "which database?", "which colour?"):
+        committed(lambda session, words=words: attempt.escalate(session, dispatch.id, words))
     rows = committed(lambda session: list_inbox(session, town_id))
     assert [row.message for row in rows] == ["which colour?", "which database?"]
     assert {row.bead_id for row in rows} == {dispatch.bead_id}
@@ -77,12 +77,12 @@ def test_a_blocker_that_is_tried_again_settles_what_its_dependants_asked(town_id
     def build(session: Session) -> tuple[Bead, Bead]:
         blocker, waits = a_bead(session, status=BeadStatus.FAILED), a_bead(session)
         beads.add_blockers(session, waits.id, [blocker.id], town_id)
-        escalations.raise_once(session, town_id, f"blocker:{waits.id}", "it waits", bead_id=waits.id)
+        escalations.raise_once(session, town_id, f"blocker:{blocker.id}", "it waits", bead_id=waits.id)
         escalations.raise_once(session, town_id, "breaker", "20 starts failed")
         return blocker, waits
 
-    blocker, waits = committed(build)
-    assert causes(town_id) == ["breaker", f"blocker:{waits.id}"]
+    blocker, _waits = committed(build)
+    assert causes(town_id) == ["breaker", f"blocker:{blocker.id}"]
     committed(lambda session: work.retry(session, town_id, blocker.id))
     assert causes(town_id) == ["breaker"]
 
@@ -97,3 +97,39 @@ def test_a_cause_is_asked_once_in_each_town(town_id: int) -> None:
         escalations.settle(session, town_id, "breaker")
         assert escalations.count_open(session, town_id) == 0
         assert escalations.raise_once(session, town_id, "breaker", "again")
+
+
+AWAY = {
+    "failed": ("failed:{bead}", "UPDATE beads SET status = 'open', failure_code = NULL, closed_at = NULL"),
+    "auth": ("auth:{bead}", "UPDATE beads SET held_at = NULL, held_reason = NULL"),
+    "stalled": ("stalled:{bead}", "UPDATE dispatches SET stall_tier = 0"),
+    "asked": ("asked:x:{bead}", "UPDATE beads SET status = 'closed', resolution = 'done', closed_at = now()"),
+    "rule": ("rule:{bead}", "UPDATE beads SET looked_at = gastown_now() + interval '1 s'"),
+    "blocker": ("blocker:{bead}", "DELETE FROM bead_dependencies"),
+    "infra": ("infra:start_error", "UPDATE dispatches SET started_at = gastown_now() + interval '1 s'"),
+    "breaker": ("breaker", "UPDATE towns SET breaker_opened_at = NULL"),
+}
+
+
+@pytest.mark.parametrize("kind", AWAY)
+def test_what_is_gone_is_not_asked_any_more_however_it_went(town_id: int, clock: Clock, kind: str) -> None:
+    cause, gone = AWAY[kind]
+
+    def build(session: Session) -> str:
+        dispatch = an_attempt(session, DispatchStatus.RUNNING, stall_tier=2)
+        bead = session.get_one(Bead, dispatch.bead_id)
+        waits = a_bead(session)
+        beads.add_blockers(session, waits.id, [bead.id], town_id)
+        session.execute(text("UPDATE towns SET breaker_opened_at = gastown_now()"))
+        bead.status, bead.failure_code, bead.closed_at = BeadStatus.FAILED, "x", clock.now
+        bead.held_at, bead.held_reason = clock.now, "x"
+        escalations.raise_once(session, town_id, cause.format(bead=bead.id), "look", bead_id=bead.id)
+        escalations.raise_once(session, town_id, "invariant:x", "report it")
+        return bead.id
+
+    bead_id = committed(build)
+    assert committed(escalations.settle_gone) == 0
+    committed(lambda session: session.execute(text(gone)))
+    assert committed(escalations.settle_gone) == 1
+    assert causes(town_id) == ["invariant:x"]
+    assert escalations.command_for(cause.format(bead=bead_id), bead_id).startswith("gastown ")
