@@ -17,9 +17,10 @@ from gastown.reconcile.actions import Effect
 from gastown.reconcile.decision import Decision
 from gastown.reconcile.policy import Policy
 from gastown.reconcile.views import BeadView
-from gastown.store import claims, policies, resync, views
+from gastown.store import claims, policies, views
 from gastown.store.moves import set_bead
 from gastown.store.views import LoadedBead
+from gastown.tasks import correcting
 from gastown.tasks.base import poke, publish, send
 
 log = structlog.get_logger()
@@ -94,14 +95,8 @@ def _decide(
 
 @app.task(name="gastown.resync", max_retries=0, soft_time_limit=60, time_limit=70)
 def resync_towns() -> None:
-    """Look at everything that is not terminal, and check what the database cannot hold. Ought to find nothing."""
-    with transaction() as session:
-        woken = resync.wake_forgotten(session)
-        violations = resync.find_violations(session)
-    for violation in violations:
-        log.error("invariant_broken", violation=violation)
-    if woken:
-        log.warning("resync_woke", beads=woken)
+    """Wake what was forgotten, and check what the database cannot hold. Ought to find nothing."""
+    if correcting.correct():
         poke()
 
 
