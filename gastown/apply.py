@@ -1,6 +1,13 @@
-"""Actions into guarded writes. The union type of actions makes the checker prove that each has its case."""
+"""Actions into guarded writes, for a whole batch at once. The union type makes the checker prove that each has its
+case.
 
-from collections.abc import Sequence
+Usually all of a batch goes through in one savepoint, with a fixed number of statements. When somebody was first with
+one of the beads, that is undone, and each bead is carried out alone, by the same functions.
+"""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import assert_never
 from uuid import UUID
@@ -9,6 +16,7 @@ import structlog
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
+from gastown.models import Bead
 from gastown.reconcile.actions import (
     Action,
     AskMerge,
@@ -30,9 +38,11 @@ from gastown.reconcile.actions import (
     StopContainer,
 )
 from gastown.reconcile.decision import Decision
+from gastown.reconcile.policy import Policy
 from gastown.reconcile.views import BeadView
-from gastown.states import StopCode
-from gastown.store import agents, attempts, beads, decisions, escalations, merges
+from gastown.states import DispatchStatus, StopCode
+from gastown.store import agents, attempts, beads, creation, decisions, endings, escalations, merges
+from gastown.store.endings import Ask, Ending, Stall
 from gastown.store.moves import MoveLost, lock_bead, set_bead, wake
 from gastown.store.views import LoadedBead
 
@@ -40,77 +50,147 @@ log = structlog.get_logger()
 
 REFUSED_DELAY = timedelta(seconds=30)  # of a bead whose actions the database does not take
 
+Decided = tuple[LoadedBead, BeadView, Decision]
 
-def apply(session: Session, decided: Sequence[tuple[LoadedBead, BeadView, Decision]], now: datetime) -> list[Effect]:
-    """Apply what was decided, one savepoint a bead: a move that is lost undoes that bead only and leaves it due."""
-    effects: list[Effect] = []
-    kept = []
-    for bead, view, decision in decided:
+
+def apply(session: Session, decided: Sequence[Decided], now: datetime, policies: Mapping[int, Policy]) -> list[Effect]:
+    """Apply what was decided; the effects are for after the commit. `policies`: of each rig.
+
+    A move that is lost undoes its own bead only, and leaves that due.
+    """
+    acting = [each for each in decided if each[2].actions]
+    done: dict[str, list[Effect]] = {}
+    if acting:
         try:
             with session.begin_nested():
-                mine = [effect for action in decision.actions for effect in _carry_out(session, bead, view, action)]
-        except MoveLost:
-            wake(session, bead.id)
-            continue
-        except IntegrityError as error:  # a fault of ours: it must not keep the town's other beads waiting
-            log.error("constraint_hit", bead=bead.id, rule=decision.rule, error=str(error.orig))
-            set_bead(session, bead.id, wake_at=now + REFUSED_DELAY, ready_at=None)
-            continue
-        effects.extend(mine)
-        kept.append((bead, view, decision))
+                done = _carry_out(session, acting, policies)
+        except (MoveLost, IntegrityError):
+            done = _one_by_one(session, acting, now, policies)
+    kept = [each for each in decided if not each[2].actions or each[0].id in done]
     decisions.note_decisions(session, kept, now)
-    return effects
+    return [effect for bead, _view, _decision in kept for effect in done.get(bead.id, ())]
 
 
-def _carry_out(session: Session, loaded: LoadedBead, view: BeadView, action: Action) -> list[Effect]:
-    bead = lock_bead(session, loaded.id)
-    assert bead is not None
+def _one_by_one(
+    session: Session, acting: Sequence[Decided], now: datetime, policies: Mapping[int, Policy]
+) -> dict[str, list[Effect]]:
+    """Each bead in a savepoint of its own: the effects of those that went through."""
+    done: dict[str, list[Effect]] = {}
+    for each in acting:
+        bead_id = each[0].id
+        try:
+            with session.begin_nested():
+                done |= _carry_out(session, [each], policies)
+        except MoveLost:
+            wake(session, bead_id)
+        except IntegrityError as error:  # a fault of ours: it must not keep the town's other beads waiting
+            log.error("constraint_hit", bead=bead_id, rule=each[2].rule, error=str(error.orig))
+            set_bead(session, bead_id, wake_at=now + REFUSED_DELAY, ready_at=None)
+    return done
+
+
+def _carry_out(session: Session, acting: Sequence[Decided], policies: Mapping[int, Policy]) -> dict[str, list[Effect]]:
+    """All actions of these beads, or MoveLost: the effects by bead."""
+    batch = _Batch()
+    for bead, view, decision in acting:
+        batch.effects[bead.id] = []
+        for action in decision.actions:
+            batch.add(bead, view, action, policies[bead.rig_id])
+    _end_attempts(session, batch, policies)
+    if batch.asks:
+        _must(len(endings.ask_stops(session, batch.asks)) == len(batch.asks))
+    if batch.stalls:
+        _must(len(endings.note_stalls(session, batch.stalls)) == len(batch.stalls))
+    for bead, action in batch.rare:
+        _carry_out_rare(session, bead, action)
+    if batch.asked_merges:
+        merges.note_asked(session, *batch.asked_merges)
+    if batch.starts:
+        made = creation.create_dispatches(session, batch.starts)
+        for bead_id, dispatch_id in made.items():
+            batch.effects[bead_id].append(StartContainer(dispatch_id=str(dispatch_id), node=batch.nodes[bead_id]))
+    return batch.effects
+
+
+Rare = Escalate | HoldBead | FreeAgent | FailBead | CleanUp | ReclaimMerge
+
+
+@dataclass
+class _Batch:
+    """Actions by what they ask for. Each kind of the first group is one or a few statements, however many there are."""
+
+    roll_backs: list[Ending] = field(default_factory=list)
+    losses: list[Ending] = field(default_factory=list)
+    stops: list[Ending] = field(default_factory=list)
+    asks: list[Ask] = field(default_factory=list)
+    stalls: list[Stall] = field(default_factory=list)
+    asked_merges: list[int] = field(default_factory=list)
+    starts: list[creation.Start] = field(default_factory=list)
+    nodes: dict[str, str] = field(default_factory=dict)  # where a bead's attempt starts
+    rare: list[tuple[LoadedBead, Rare]] = field(default_factory=list)
+    effects: defaultdict[str, list[Effect]] = field(default_factory=lambda: defaultdict(list))
+
+    def add(self, bead: LoadedBead, view: BeadView, action: Action, policy: Policy) -> None:
+        match action:
+            case CreateDispatch(node_id=node_id):
+                assert view.slot is not None
+                self.nodes[bead.id] = view.slot.node
+                self.starts.append(creation.start_of(bead, node_id, policy))
+            case RollBack(dispatch_id=key, code=code, message=message):
+                self.roll_backs.append(Ending(dispatch_id=UUID(key), code=code, message=message))
+            case Lose(dispatch_id=key, code=code, message=message, exit_code=exit_code):
+                self.losses.append(Ending(dispatch_id=UUID(key), code=code, message=message, exit_code=exit_code))
+            case StopAttempt(dispatch_id=key, code=stop_code, message=message):
+                self.stops.append(Ending(dispatch_id=UUID(key), code=stop_code, message=message))
+            case AskStop(dispatch_id=key, code=stop_code, reason=reason):
+                self.asks.append(Ask(dispatch_id=UUID(key), code=stop_code, reason=reason))
+            case NoteStall(dispatch_id=key, tier=tier, message=message):
+                self.stalls.append(Stall(dispatch_id=UUID(key), tier=tier, message=message))
+            case Escalate() | HoldBead() | FreeAgent() | FailBead() | CleanUp() | ReclaimMerge():
+                self.rare.append((bead, action))
+            case AskMerge(merge_id=merge_id):
+                self.asked_merges.append(merge_id)
+                self.effects[bead.id].append(action)
+            case StartContainer() | StopContainer() | InspectContainers():
+                self.effects[bead.id].append(action)
+            case _:
+                assert_never(action)
+
+
+def _end_attempts(session: Session, batch: _Batch, policies: Mapping[int, Policy]) -> None:
+    running = (DispatchStatus.RUNNING,)
+    for ending, sources, target in (
+        (batch.roll_backs, endings.STARTABLE, DispatchStatus.ROLLED_BACK),
+        (batch.losses, running, DispatchStatus.LOST),
+        (batch.stops, running, DispatchStatus.STOPPED),
+    ):
+        if ending:
+            _must(len(endings.end(session, ending, sources, target, policies)) == len(ending))
+
+
+def _carry_out_rare(session: Session, loaded: LoadedBead, action: Rare) -> None:
     match action:
-        case CreateDispatch(node_id=node_id):
-            assert view.slot is not None
-            dispatch = attempts.create_dispatch(session, bead, node_id)
-            return [StartContainer(dispatch_id=str(dispatch.id), node=view.slot.node)]
-        case RollBack(dispatch_id=dispatch_id, code=code, message=message):
-            _must(attempts.roll_back(session, UUID(dispatch_id), code, message))
-            return []
-        case Lose(dispatch_id=dispatch_id, code=code, message=message, exit_code=exit_code):
-            _must(attempts.lose(session, UUID(dispatch_id), code, message, exit_code))
-            return []
-        case AskStop(dispatch_id=dispatch_id, code=stop_code, reason=reason):
-            _must(attempts.ask_stop(session, UUID(dispatch_id), stop_code, reason))
-            return []
-        case StopAttempt(dispatch_id=dispatch_id, code=stop_code, message=message):
-            _must(attempts.stop_attempt(session, UUID(dispatch_id), stop_code, message))
-            return []
-        case NoteStall(dispatch_id=dispatch_id, tier=tier, message=message):
-            _must(attempts.note_stall(session, UUID(dispatch_id), tier, message))
-            return []
         case Escalate(cause=cause, message=message):
-            escalations.raise_once(session, bead.town_id, cause, message, bead_id=bead.id)
-            return []
+            escalations.raise_once(session, loaded.town_id, cause, message, bead_id=loaded.id)
         case HoldBead(reason=reason):
-            beads.hold_bead(session, bead, reason, "reconciler")
-            return []
+            beads.hold_bead(session, _row(session, loaded), reason, "reconciler")
         case FreeAgent():
-            agents.free(session, bead.id)
-            return []
+            agents.free(session, loaded.id)
         case FailBead(code=code, message=message):
-            _must(beads.fail_bead(session, bead, code, message))
-            return []
+            _must(beads.fail_bead(session, _row(session, loaded), code, message))
         case CleanUp():
-            attempts.stop_live(session, bead, StopCode.CANCELED, f"{bead.id} is {bead.status}")
-            agents.unhook(session, bead.id)
-            return []
+            attempts.stop_live(session, _row(session, loaded), StopCode.CANCELED, f"{loaded.id} is {loaded.status}")
+            agents.unhook(session, loaded.id)
         case ReclaimMerge(merge_id=merge_id):
             _must(merges.reclaim(session, merge_id))
-            return []
-        case AskMerge(merge_id=merge_id):
-            merges.note_asked(session, merge_id)
-            return [action]
-        case StartContainer() | StopContainer() | InspectContainers():
-            return [action]
         case _:
             assert_never(action)
+
+
+def _row(session: Session, loaded: LoadedBead) -> Bead:
+    bead = lock_bead(session, loaded.id)
+    assert bead is not None  # beads are never deleted
+    return bead
 
 
 def _must(moved: bool) -> None:

@@ -150,6 +150,7 @@ class Bead(Base):
             text("(forced_at IS NULL)"),
             "priority",
             "created_at",
+            "id",
             postgresql_where=text("ready_at IS NOT NULL"),
         ),
         Index("beads_unclosed", "town_id", "created_at", postgresql_where=text("status <> 'closed'")),
@@ -410,6 +411,11 @@ class Escalation(Base):
             "cause",
             unique=True,
             postgresql_where=text("settled_at IS NULL"),
+        ),
+        Index(
+            "open_escalations_of_bead",
+            "bead_id",
+            postgresql_where=text("settled_at IS NULL AND bead_id IS NOT NULL"),
         ),
     )
 

@@ -4,7 +4,7 @@ import itertools
 from datetime import timedelta
 from typing import Any, TypeVar
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from gastown.db import gastown_now, transaction
@@ -21,6 +21,7 @@ from gastown.states import (
     StopCode,
 )
 from gastown.store.attempts import digest
+from gastown.store.endings import BACKED_OFF
 
 HEAD, BASE = "a" * 40, "b" * 40
 _numbers = itertools.count(1)
@@ -178,6 +179,14 @@ def agent_of(dispatch: Dispatch) -> Agent:
 def bead_of(dispatch: Dispatch) -> Bead:
     with transaction() as session:
         return session.get_one(Bead, dispatch.bead_id)
+
+
+def failures_of(dispatch: Dispatch) -> int:
+    """How many failed attempts of its bead count for the backoff."""
+    counted = Dispatch.failure_class.in_(BACKED_OFF)
+    query = select(func.count()).where(Dispatch.bead_id == dispatch.bead_id, counted)
+    with transaction() as session:
+        return session.scalars(query).one()
 
 
 def attempts_on(bead_id: str) -> list[Dispatch]:

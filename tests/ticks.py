@@ -10,9 +10,8 @@ from sqlalchemy.orm import Session
 from gastown.celery_app import app
 from gastown.db import transaction
 from gastown.models import Bead, Dispatch, Town
-from gastown.reconcile.actions import Effect
 from gastown.states import LIVE
-from gastown.tasks.reconcile import _batch, reconcile_town
+from gastown.tasks.reconcile import Batch, _batch, reconcile_town
 from tests.checks import check_invariants
 
 Message = tuple[str, list[Any]]
@@ -27,7 +26,7 @@ def tick(town: str = "default") -> None:
         check_invariants(session)
 
 
-def batch(session: Session, town: Town) -> tuple[bool, list[Effect]]:
+def batch(session: Session, town: Town) -> Batch:
     """One batch of a tick, whose commit and effects are left to the test."""
     result = _batch(session, town.id)
     assert result is not None

@@ -14,57 +14,30 @@ from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
 from gastown.db import gastown_now
-from gastown.models import Agent, ApiToken, Bead, Dispatch, Node, Rig
+from gastown.models import Agent, ApiToken, Bead, Dispatch, Node
 from gastown.states import (
     ADOPTABLE,
     LIVE,
     AgentStatus,
     BeadStatus,
     DispatchStatus,
-    FailureClass,
     FailureCode,
     StopCode,
 )
-from gastown.store import agents, draws
+from gastown.store import endings
+from gastown.store.creation import create_dispatches, start_of
+from gastown.store.endings import STARTABLE, Ending, end
 from gastown.store.moves import MoveLost, lock_bead, move, record, set_bead, wake
 from gastown.store.policies import policy_of
 from gastown.store.workers import claimed_before
 
-FAILED = (DispatchStatus.FAILED, DispatchStatus.ROLLED_BACK, DispatchStatus.LOST)
-MESSAGE_CHARACTERS = 4000  # of a failure, kept on rows; the log has the rest
+MESSAGE_CHARACTERS = endings.MESSAGE_CHARACTERS
 
 
 def create_dispatch(session: Session, bead: Bead, node_id: int) -> Dispatch:
     """A new epoch on a bead whose row is locked. Raises MoveLost when somebody was first."""
-    agent = agents.hooked_to(session, bead.id) or agents.free_for(session, bead)
-    if not move(session, Agent, agent.id, AgentStatus.IDLE, AgentStatus.WORKING, bead_id=bead.id, idle_since=None):
-        raise MoveLost(f"agent {agent.name}")
-    if bead.status == BeadStatus.OPEN and not move(
-        session,
-        Bead,
-        bead.id,
-        BeadStatus.OPEN,
-        BeadStatus.IN_PROGRESS,
-        started_at=func.coalesce(Bead.started_at, gastown_now()),
-    ):
-        raise MoveLost(f"bead {bead.id}")
-    epoch = 1 + (session.scalar(select(func.max(Dispatch.epoch)).where(Dispatch.bead_id == bead.id)) or 0)
-    preset = bead.agent or session.scalar(select(Rig.agent).where(Rig.id == bead.rig_id))
-    dispatch = Dispatch(
-        town_id=bead.town_id,
-        rig_id=bead.rig_id,
-        bead_id=bead.id,
-        agent_id=agent.id,
-        node_id=node_id,
-        epoch=epoch,
-        preset=preset or "",
-    )
-    session.add(dispatch)
-    session.flush()
-    set_bead(session, bead.id, forced_at=None, not_before=None)
-    message = f"attempt {epoch} by {agent.name}"
-    record(session, bead.town_id, "dispatched", message, actor="reconciler", bead_id=bead.id, dispatch_id=dispatch.id)
-    return dispatch
+    start = start_of(bead, node_id, policy_of(session, bead.rig_id))
+    return session.get_one(Dispatch, create_dispatches(session, [start])[bead.id])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,80 +138,38 @@ def doubt_starts_of(session: Session, worker: str) -> list[UUID]:
 
 def roll_back(session: Session, dispatch_id: UUID, code: FailureCode, message: str) -> bool:
     """queued or starting -> rolled_back: agent idle with its hook, bead due after its backoff. False: too late."""
-    found = _lock(session, dispatch_id)
-    if found is None:
-        return False
-    bead, dispatch = found
-    sources = (DispatchStatus.QUEUED, DispatchStatus.STARTING)
-    return _end(session, bead, dispatch, sources, DispatchStatus.ROLLED_BACK, code, message)
+    ending = Ending(dispatch_id=dispatch_id, code=code, message=message)
+    return _end(session, ending, STARTABLE, DispatchStatus.ROLLED_BACK)
 
 
 def lose(session: Session, dispatch_id: UUID, code: FailureCode, message: str, exit_code: int | None = None) -> bool:
     """running -> lost. Nothing is stopped: it may come back and be adopted."""
-    found = _lock(session, dispatch_id)
-    if found is None:
-        return False
-    bead, dispatch = found
-    return _end(session, bead, dispatch, (DispatchStatus.RUNNING,), DispatchStatus.LOST, code, message, exit_code)
+    ending = Ending(dispatch_id=dispatch_id, code=code, message=message, exit_code=exit_code)
+    return _end(session, ending, (DispatchStatus.RUNNING,), DispatchStatus.LOST)
 
 
 def fail(
     session: Session, bead: Bead, dispatch: Dispatch, code: FailureCode, message: str, exit_code: int | None
 ) -> bool:
     """running -> failed: the attempt said so itself. The bead's row is locked."""
-    return _end(session, bead, dispatch, (DispatchStatus.RUNNING,), DispatchStatus.FAILED, code, message, exit_code)
+    ending = Ending(dispatch_id=dispatch.id, code=code, message=message, exit_code=exit_code)
+    return _end(session, ending, (DispatchStatus.RUNNING,), DispatchStatus.FAILED)
 
 
-def _end(
-    session: Session,
-    bead: Bead,
-    dispatch: Dispatch,
-    sources: tuple[DispatchStatus, ...],
-    target: DispatchStatus,
-    code: FailureCode | StopCode,
-    message: str,
-    exit_code: int | None = None,
+def stop_attempt(
+    session: Session, dispatch_id: UUID, code: StopCode, message: str, exit_code: int | None = None
 ) -> bool:
-    message = message.replace("\x00", "")[-MESSAGE_CHARACTERS:]
-    values: dict[str, Any] = {
-        "ended_at": gastown_now(),
-        "code": code,
-        "failure_class": code.failure_class,
-        "message": message,
-        "exit_code": exit_code,
-    }
-    if not move(session, Dispatch, dispatch.id, sources, target, **values):
+    """running -> stopped, with what that costs the bead. The agent keeps the hook. False: it ended meanwhile."""
+    ending = Ending(dispatch_id=dispatch_id, code=code, message=message, exit_code=exit_code)
+    return _end(session, ending, (DispatchStatus.RUNNING,), DispatchStatus.STOPPED)
+
+
+def _end(session: Session, ending: Ending, sources: tuple[DispatchStatus, ...], target: DispatchStatus) -> bool:
+    found = _lock(session, ending.dispatch_id)
+    if found is None:
         return False
-    move(session, Agent, dispatch.agent_id, AgentStatus.WORKING, AgentStatus.IDLE, idle_since=gastown_now())
-    policy = policy_of(session, dispatch.rig_id)
-    failures = count_failures(session, bead, None)
-    delay = policy.backoff(failures, draws.jitter())
-    if code is FailureCode.START_TIMEOUT:
-        delay = max(delay, timedelta(seconds=policy.unknown_start_delay_s))
-    set_bead(
-        session,
-        bead.id,
-        wake_at=gastown_now(),
-        not_before=gastown_now() + delay if delay else None,
-        failure_class=code.failure_class,
-        failure_code=code,
-        failure_message=message,
-    )
-    text = f"attempt {dispatch.epoch} {target.replace('_', ' ')} ({code}): {message}"
-    record(
-        session, bead.town_id, str(target), text, actor="gastown", bead_id=bead.id, dispatch_id=dispatch.id, code=code
-    )
-    return True
-
-
-def count_failures(session: Session, bead: Bead, failure_class: FailureClass | None) -> int:
-    """Failed attempts since the bead was made or last retried by hand; of one class, or of all."""
-    statement = select(func.count()).where(
-        Dispatch.bead_id == bead.id, Dispatch.epoch > bead.attempts_from, Dispatch.status.in_(FAILED)
-    )
-    if failure_class is not None:
-        statement = statement.where(Dispatch.failure_class == failure_class)
-    return session.scalar(statement) or 0
+    rig_id = found[1].rig_id
+    return bool(end(session, [ending], sources, target, {rig_id: policy_of(session, rig_id)}))
 
 
 class Fenced(Exception):
@@ -253,9 +184,8 @@ def admit(session: Session, dispatch_id: UUID) -> tuple[Bead, Dispatch]:
     bead, dispatch = found
     if is_fenced(session, dispatch):
         raise Fenced(f"attempt {dispatch.epoch} on {bead.id} is {dispatch.status} and will not be taken back")
-    policy = policy_of(session, dispatch.rig_id)
     now = gastown_now()
-    beat = {"heartbeat_at": now, "lease_expires_at": now + timedelta(seconds=policy.heartbeat_lease_s)}
+    beat = {"heartbeat_at": now, "lease_expires_at": now + timedelta(seconds=dispatch.lease_s)}
     if dispatch.status == DispatchStatus.RUNNING:
         statement = update(Dispatch).where(Dispatch.id == dispatch_id).values(**beat)
         session.execute(statement.execution_options(synchronize_session=False))
@@ -318,51 +248,6 @@ def stop_live(session: Session, bead: Bead, code: StopCode, message: str) -> Dis
     move(session, Agent, live.agent_id, AgentStatus.WORKING, AgentStatus.IDLE, idle_since=gastown_now())
     record(session, bead.town_id, "stopped", message, actor="gastown", bead_id=bead.id, dispatch_id=live.id, code=code)
     return live
-
-
-def ask_stop(session: Session, dispatch_id: UUID, code: StopCode, reason: str) -> bool:
-    """A running attempt hears with its next heartbeat that it has to wind down. False: it runs no more."""
-    found = _lock(session, dispatch_id)
-    if found is None or found[1].status != DispatchStatus.RUNNING:
-        return False
-    bead, dispatch = found
-    if dispatch.stop_code is None:
-        values = {"stop_code": code, "stop_reason": reason, "stop_asked_at": gastown_now()}
-        statement = update(Dispatch).where(Dispatch.id == dispatch_id).values(**values)
-        session.execute(statement.execution_options(synchronize_session=False))
-        told = f"attempt {dispatch.epoch} is asked to stop: {reason}"
-        record(
-            session,
-            bead.town_id,
-            "stop_asked",
-            told,
-            actor="reconciler",
-            bead_id=bead.id,
-            dispatch_id=dispatch_id,
-            code=code,
-        )
-    return True
-
-
-def stop_attempt(session: Session, dispatch_id: UUID, code: StopCode, message: str) -> bool:
-    """running -> stopped, with what that costs the bead. The agent keeps the hook. False: it ended meanwhile."""
-    found = _lock(session, dispatch_id)
-    if found is None:
-        return False
-    bead, dispatch = found
-    return _end(session, bead, dispatch, (DispatchStatus.RUNNING,), DispatchStatus.STOPPED, code, message)
-
-
-def note_stall(session: Session, dispatch_id: UUID, tier: int, message: str) -> bool:
-    """The attempt got nowhere for as long as this tier says; noted once. False: it was noted, or it runs no more."""
-    found = _lock(session, dispatch_id)
-    if found is None or found[1].status != DispatchStatus.RUNNING or found[1].stall_tier >= tier:
-        return False
-    bead = found[0]
-    statement = update(Dispatch).where(Dispatch.id == dispatch_id).values(stall_tier=tier)
-    session.execute(statement.execution_options(synchronize_session=False))
-    record(session, bead.town_id, "stalled", message, actor="reconciler", bead_id=bead.id, dispatch_id=dispatch_id)
-    return True
 
 
 def stop_dispatch(session: Session, dispatch: Dispatch, code: StopCode, message: str) -> bool:

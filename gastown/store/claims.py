@@ -1,17 +1,18 @@
 """What a tick takes: the town's lock, the due beads, and as many ready ones as there are free slots."""
 
 from datetime import datetime
+from typing import Any
 
-from sqlalchemy import and_, func, or_, select, text, update
-from sqlalchemy.dialects.postgresql import distinct_on
+from sqlalchemy import Row, and_, func, or_, select, text, update
 from sqlalchemy.orm import Session
 
 from gastown.db import gastown_now
-from gastown.models import Bead, Dispatch, Node, Town
+from gastown.models import Bead, Node, Town
 from gastown.reconcile.placement import Candidate, place
 from gastown.reconcile.views import Slot
 from gastown.states import FailureCode
 from gastown.store.load import load_room, read_room
+from gastown.store.policies import Policies
 
 TOWN_LOCKS = 7_271  # the advisory lock class of towns; the second key is the town's id
 
@@ -39,32 +40,61 @@ def claim_due(session: Session, town_id: int, now: datetime, limit: int) -> list
     return sorted(session.scalars(statement.execution_options(synchronize_session=False)))
 
 
-def claim_ready(session: Session, town_id: int, now: datetime, limit: int) -> dict[str, Slot]:
+# As many of each rig as there are slots in all, so that placing can be fair between them. Not locked: most stay.
+_CANDIDATES = text("""
+SELECT ready.*, last.node_id AS last_node_id, last.code AS last_code
+FROM unnest(CAST(:rig_ids AS bigint[])) AS rig (id) JOIN rigs ON rigs.id = rig.id
+CROSS JOIN LATERAL (
+    SELECT b.id, b.rig_id, b.forced_at, b.priority, b.created_at, coalesce(b.agent, rigs.agent, '') AS preset
+    FROM beads b
+    WHERE b.town_id = :town_id AND b.rig_id = rigs.id AND b.ready_at IS NOT NULL AND b.id <> ALL(:skipped)
+      AND coalesce(b.agent, rigs.agent, '') <> ALL(CAST(:resting AS text[]))
+    ORDER BY (b.forced_at IS NULL), b.priority, b.created_at, b.id LIMIT :wanted
+) ready
+LEFT JOIN LATERAL (
+    SELECT d.node_id, d.code FROM dispatches d WHERE d.bead_id = ready.id ORDER BY d.epoch DESC LIMIT 1
+) last ON true
+ORDER BY ready.id""")
+
+
+def claim_ready(
+    session: Session, town_id: int, now: datetime, limit: int, policies: Policies | None = None
+) -> dict[str, Slot]:
     """Ready beads, locked, with the slot that each is offered. Never more than the town, rigs and nodes have free."""
-    _lock_nodes(session)
-    room = load_room(session, town_id, now)
-    wanted = min(room.slots, limit)
-    if wanted == 0 or not room.open_rigs:
+    if not _any_ready(session, town_id):
         return {}
-    ready = (
-        select(Bead.id, Bead.rig_id)
-        .where(Bead.town_id == town_id, Bead.ready_at.is_not(None), Bead.rig_id.in_(room.open_rigs))
-        .order_by(Bead.forced_at.is_(None), Bead.priority, Bead.created_at, Bead.id)
-        .limit(wanted)
-        .with_for_update(key_share=True, skip_locked=True)
+    _lock_nodes(session)
+    room = load_room(session, town_id, now, policies)
+    wanted = min(room.slots, limit)
+    skipped: list[str] = []
+    while wanted > 0 and room.open_rigs:
+        values = {"town_id": town_id, "rig_ids": room.open_rigs, "wanted": wanted, "skipped": skipped}
+        rows = session.execute(_CANDIDATES, values | {"resting": sorted(room.resting)}).all()
+        placed = dict(list(place([_candidate(row) for row in rows], room).items())[:limit])
+        missed = placed.keys() - _lock_ready(session, sorted(placed))
+        if not missed:
+            return placed
+        skipped += sorted(missed)  # somebody is at them: their slots are for others
+    return {}
+
+
+def _candidate(row: Row[Any]) -> Candidate:
+    return Candidate(
+        bead_id=row.id,
+        rig_id=row.rig_id,
+        forced=row.forced_at is not None,
+        priority=row.priority,
+        created_at=row.created_at,
+        preset=row.preset,
+        last_node_id=row.last_node_id,
+        failed_node_id=row.last_node_id if row.last_code in START_FAILURES else None,
     )
-    rows = session.execute(ready).all()
-    last = _last_attempts(session, [row.id for row in rows])
-    candidates = [
-        Candidate(
-            bead_id=row.id,
-            rig_id=row.rig_id,
-            last_node_id=last[row.id].node_id if row.id in last else None,
-            failed_node_id=last[row.id].node_id if row.id in last and last[row.id].code in START_FAILURES else None,
-        )
-        for row in rows
-    ]
-    return place(candidates, room)
+
+
+def _lock_ready(session: Session, bead_ids: list[str]) -> set[str]:
+    """Those that are still ready and that nobody else has locked."""
+    statement = select(Bead.id).where(Bead.id.in_(bead_ids), Bead.ready_at.is_not(None)).order_by(Bead.id)
+    return set(session.scalars(statement.with_for_update(key_share=True, skip_locked=True)))
 
 
 def _lock_nodes(session: Session) -> None:
@@ -81,27 +111,24 @@ START_FAILURES = {
 }
 
 
-def _last_attempts(session: Session, bead_ids: list[str]) -> dict[str, Dispatch]:
-    statement = (
-        select(Dispatch)
-        .where(Dispatch.bead_id.in_(bead_ids))
-        .ext(distinct_on(Dispatch.bead_id))
-        .order_by(Dispatch.bead_id, Dispatch.epoch.desc())
-    )
-    return {dispatch.bead_id: dispatch for dispatch in session.scalars(statement)}
-
-
 def something_due(session: Session, town_id: int) -> bool:
     """Whether another batch would find work: something due, or ready with a slot free for it."""
     now = clock(session)
     due = select(Bead.id).where(Bead.town_id == town_id, Bead.wake_at <= now).limit(1)
     if session.scalar(due) is not None:
         return True
+    if not _any_ready(session, town_id):
+        return False
     room = read_room(session, town_id, now)
     if room.slots == 0 or not room.open_rigs:
         return False
-    ready = select(Bead.id).where(Bead.town_id == town_id, Bead.ready_at.is_not(None), Bead.rig_id.in_(room.open_rigs))
-    return session.scalar(ready.limit(1)) is not None
+    values = {"town_id": town_id, "rig_ids": room.open_rigs, "wanted": 1, "skipped": []}
+    return bool(session.execute(_CANDIDATES, values | {"resting": sorted(room.resting)}).all())
+
+
+def _any_ready(session: Session, town_id: int) -> bool:
+    ready = select(Bead.id).where(Bead.town_id == town_id, Bead.ready_at.is_not(None)).limit(1)
+    return session.scalar(ready) is not None
 
 
 def towns_with_work(session: Session) -> list[int]:

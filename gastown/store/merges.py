@@ -333,8 +333,8 @@ def clear_hold(session: Session, bead: Bead) -> bool:
     return session.execute(statement.execution_options(synchronize_session=False)).first() is not None
 
 
-def note_asked(session: Session, merge_id: int) -> None:
-    statement = update(MergeRequest).where(MergeRequest.id == merge_id).values(asked_at=gastown_now())
+def note_asked(session: Session, *merge_ids: int) -> None:
+    statement = update(MergeRequest).where(MergeRequest.id.in_(merge_ids)).values(asked_at=gastown_now())
     session.execute(statement.execution_options(synchronize_session=False))
 
 

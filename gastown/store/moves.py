@@ -1,14 +1,18 @@
 """The guarded moves. Every status in the database is written here, and each write may lose (L2, L5)."""
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
+from uuid import UUID
 
-from sqlalchemy import func, select, update
+from sqlalchemy import func, insert, literal, select, update
 from sqlalchemy.orm import Session
 
 from gastown.db import gastown_now
 from gastown.models import Bead, Event
 from gastown.states import is_legal
+from gastown.store.given import given
 
 
 class MoveLost(Exception):
@@ -19,18 +23,43 @@ def move(
     session: Session, model: Any, key: Any, source: StrEnum | tuple[StrEnum, ...], target: StrEnum, **values: Any
 ) -> bool:
     """Compare-and-set on the status of one row. False: it was not in `source` any more."""
-    sources = source if isinstance(source, tuple) else (source,)
-    for each in sources:
-        if not is_legal(each, target):
-            raise ValueError(f"{model.__tablename__}: {each} -> {target} is not drawn in gastown.states")
     statement = (
         update(model)
-        .where(model.id == key, model.status.in_(sources))
+        .where(model.id == key, model.status.in_(_drawn(model, source, target)))
         .values(status=target, **values)
         .returning(model.id)
         .execution_options(synchronize_session=False)
     )
     return session.execute(statement).first() is not None
+
+
+def move_many(
+    session: Session,
+    model: Any,
+    keys: Sequence[Any],
+    source: StrEnum | tuple[StrEnum, ...],
+    target: StrEnum,
+    each: Mapping[str, Sequence[Any]] | None = None,
+    **values: Any,
+) -> set[Any]:
+    """The same for many rows in one statement; `each` has values row by row. The keys that moved: the others lost."""
+    rows = given(model, id=keys, **(each or {}))
+    statement = (
+        update(model)
+        .where(model.id == rows.c.id, model.status.in_(_drawn(model, source, target)))
+        .values(status=target, **{name: rows.c[name] for name in each or {}}, **values)
+        .returning(model.id)
+        .execution_options(synchronize_session=False)
+    )
+    return set(session.scalars(statement))
+
+
+def _drawn(model: Any, source: StrEnum | tuple[StrEnum, ...], target: StrEnum) -> tuple[StrEnum, ...]:
+    sources = source if isinstance(source, tuple) else (source,)
+    for one in sources:
+        if not is_legal(one, target):
+            raise ValueError(f"{model.__tablename__}: {one} -> {target} is not drawn in gastown.states")
+    return sources
 
 
 def lock_bead(session: Session, bead_id: str) -> Bead | None:
@@ -61,6 +90,15 @@ def set_bead(session: Session, bead_id: str, **values: Any) -> None:
     )
 
 
+def set_beads(session: Session, bead_ids: Sequence[str], each: Mapping[str, Sequence[Any]], **values: Any) -> None:
+    """The same for many beads in one statement; `each` has values bead by bead."""
+    if "status" in values or "status" in each:
+        raise ValueError("a status is written by move_many() alone")
+    rows = given(Bead, id=bead_ids, **each)
+    statement = update(Bead).where(Bead.id == rows.c.id).values(**{name: rows.c[name] for name in each}, **values)
+    session.execute(statement.execution_options(synchronize_session=False))
+
+
 def record(
     session: Session,
     town_id: int,
@@ -84,3 +122,29 @@ def record(
             data=data,
         )
     )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Note:
+    """What one line of the journal says of one bead."""
+
+    town_id: int
+    bead_id: str
+    message: str
+    dispatch_id: UUID | None = None
+    data: Mapping[str, Any] = field(default_factory=dict)
+
+
+def record_many(session: Session, kind: str, notes: Sequence[Note], *, actor: str) -> None:
+    """Lines of one kind, in this order, in one statement."""
+    rows = given(
+        Event,
+        town_id=[note.town_id for note in notes],
+        bead_id=[note.bead_id for note in notes],
+        dispatch_id=[note.dispatch_id for note in notes],
+        message=[note.message for note in notes],
+        data=[dict(note.data) for note in notes],
+    )
+    names = ["town_id", "bead_id", "dispatch_id", "message", "data", "kind", "actor"]
+    lines = select(*rows.c, literal(kind), literal(actor))
+    session.execute(insert(Event).from_select(names, lines, include_defaults=False))

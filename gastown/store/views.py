@@ -172,6 +172,7 @@ def _live(row: Row[Any]) -> DispatchView:
         seen_exit_code=row.seen_exit_code,
         seen_oom=bool(row.seen_oom),
         api_was_away=beat_at is not None and row.back_at is not None and row.back_at > beat_at,
+        api_back_at=row.back_at,
         started_at=row.started_at,
         progress_at=row.progress_at,
         tool_running=row.tool_running,

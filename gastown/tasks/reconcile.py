@@ -1,8 +1,8 @@
 """The loop that everything hangs on. If the process dies between commit and publish, the rows still say what is to do,
 and a rule publishes again: the reconciler is the outbox."""
 
-import time
-from datetime import datetime
+from datetime import datetime, timedelta
+from typing import NamedTuple
 
 import structlog
 from sqlalchemy.orm import Session
@@ -14,12 +14,10 @@ from gastown.db import in_transaction, transaction
 from gastown.errors import RequestError
 from gastown.reconcile import decide
 from gastown.reconcile.actions import Effect
-from gastown.reconcile.decision import Decision
-from gastown.reconcile.policy import Policy
-from gastown.reconcile.views import BeadView
-from gastown.store import claims, policies, views
-from gastown.store.moves import set_bead
-from gastown.store.views import LoadedBead
+from gastown.reconcile.views import Slot
+from gastown.store import claims, counters, policies, rule_errors, views
+from gastown.store.moves import set_beads
+from gastown.store.policies import Policies
 from gastown.tasks import correcting
 from gastown.tasks.base import poke, publish, send
 
@@ -27,7 +25,7 @@ log = structlog.get_logger()
 
 BATCH = 100
 MAX_BATCHES = 20
-MAX_TICK_S = 2.0
+MAX_TICK = timedelta(seconds=2)  # by the one clock, which stands still in a test
 
 
 @app.task(name="gastown.reconcile", max_retries=0, soft_time_limit=30, time_limit=40)
@@ -47,50 +45,60 @@ def reconcile(town_id: int | None = None) -> None:
 
 def reconcile_town(town_id: int) -> None:
     """Batches, each one transaction under the town's lock, until nothing is due or the tick has been long enough."""
-    began = time.monotonic()
+    began: datetime | None = None
     for _ in range(MAX_BATCHES):
-        result = in_transaction(lambda session: _batch(session, town_id))
-        if result is None:
+        done = in_transaction(lambda session: _batch(session, town_id))
+        if done is None:
             return  # another worker is at it and sees what we would
-        worked, effects = result
-        for effect in effects:  # after the commit, so that workers find the new state
+        for effect in done.effects:  # after the commit, so that workers find the new state
             publish(effect)
-        if not worked:
+        if not done.worked:
             with transaction() as session:  # once more without the lock: what came meanwhile was not for us to see
                 if not claims.something_due(session, town_id):
                     return
-        if time.monotonic() - began > MAX_TICK_S:
+        began = began or done.at
+        if done.at - began > MAX_TICK:
             break
     poke(town_id)
 
 
-def _batch(session: Session, town_id: int) -> tuple[bool, list[Effect]] | None:
+class Batch(NamedTuple):
+    """What one batch came to."""
+
+    worked: bool  # there was something to decide
+    effects: list[Effect]
+    at: datetime
+
+
+def _batch(session: Session, town_id: int) -> Batch | None:
     """Due beads are decided, then as many ready ones as there are free slots. None: the town is somebody else's."""
     if not claims.try_lock_town(session, town_id):
         return None
-    now = claims.clock(session)
-    policy, by_rig = policies.town_policy(session, town_id), policies.rig_policies(session, town_id)
+    now, numbers = claims.clock(session), policies.load_policies(session, town_id)
     due = claims.claim_due(session, town_id, now, limit=BATCH)
-    effects = apply(session, _decide(session, views.load_views(session, due, now, policy), now, by_rig), now)
-    slots = claims.claim_ready(session, town_id, now, limit=BATCH)
-    offered = views.load_views(session, sorted(slots), now, policy, slots)
-    effects += apply(session, _decide(session, offered, now, by_rig), now)
-    return bool(due or slots), effects
+    effects = _decide(session, due, now, numbers)
+    slots = claims.claim_ready(session, town_id, now, BATCH, numbers)
+    effects += _decide(session, sorted(slots), now, numbers, slots)
+    return Batch(bool(due or slots), effects, now)
 
 
 def _decide(
-    session: Session, looked_at: list[tuple[LoadedBead, BeadView]], now: datetime, by_rig: dict[int, Policy]
-) -> list[tuple[LoadedBead, BeadView, Decision]]:
-    """A rule that raises costs its own bead a delay; the others go on (S37)."""
-    decided = []
-    for bead, view in looked_at:
-        policy = by_rig[bead.rig_id]
+    session: Session, bead_ids: list[str], now: datetime, numbers: Policies, slots: dict[str, Slot] | None = None
+) -> list[Effect]:
+    """Of beads that are locked. One that cannot be read, or whose rule raises, costs itself a delay (S37)."""
+    decided, put_off = [], set(bead_ids)
+    for bead, view in views.load_views(session, bead_ids, now, numbers.town, slots):
         try:
-            decided.append((bead, view, decide(view, now, policy)))
-        except Exception:
+            decided.append((bead, view, decide(view, now, numbers.rigs[bead.rig_id])))
+        except Exception as error:
             log.exception("rule_raised", bead=bead.id)
-            set_bead(session, bead.id, wake_at=now + policy.rule_error_delay, ready_at=None)
-    return decided
+            rule_errors.put_off(session, bead.id, now, numbers.rigs[bead.rig_id], error)
+        put_off.discard(bead.id)
+    if put_off:
+        counters.count(session, counters.ROWS_UNREADABLE, len(put_off))
+        delay = numbers.town.rule_error_delay
+        set_beads(session, sorted(put_off), {}, wake_at=now + delay, ready_at=None)
+    return apply(session, decided, now, numbers.rigs)
 
 
 @app.task(name="gastown.resync", max_retries=0, soft_time_limit=60, time_limit=70)

@@ -20,7 +20,7 @@ from gastown.states import (
 from gastown.store import agents, attempts, reads
 from gastown.store.attempts import Fenced
 from gastown.store.moves import lock_bead, set_bead
-from tests.builders import a_bead, a_node, a_rig, agent_of, an_agent, an_attempt, attempts_on, bead_of, now
+from tests.builders import a_bead, a_node, a_rig, agent_of, an_agent, an_attempt, attempts_on, bead_of, failures_of, now
 from tests.calls import CALLS, beat, everything, make
 from tests.conftest import Clock
 from tests.races import committed, race
@@ -69,10 +69,9 @@ def test_one_that_was_given_up_is_adopted_by_any_call(clock: Clock, status: Disp
 def test_an_adopted_attempt_counts_no_failure(clock: Clock) -> None:
     dispatch = make(STARTING)
     committed(lambda session: attempts.roll_back(session, dispatch.id, ERROR, "x"))
-    count = lambda: committed(lambda session: attempts.count_failures(session, bead_of(dispatch), None))  # noqa: E731
-    assert count() == 1
+    assert failures_of(dispatch) == 1
     beat(dispatch)
-    assert count() == 0
+    assert failures_of(dispatch) == 0
 
 
 FENCED: dict[str, Callable[[Session], Dispatch]] = {

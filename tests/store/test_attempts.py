@@ -25,7 +25,7 @@ from gastown.states import (
 )
 from gastown.store import attempts
 from gastown.store.moves import lock_bead, move, set_bead
-from tests.builders import a_bead, a_rig, agent_of, bead_of, now
+from tests.builders import a_bead, a_node, a_rig, agent_of, bead_of, now
 from tests.calls import CALLS, beat, everything, make
 from tests.conftest import Clock
 from tests.races import committed, race, together
@@ -315,10 +315,11 @@ def test_every_change_of_an_attempt_waits_for_the_bead(clock: Clock) -> None:
 def test_the_database_hears_of_one_policy(clock: Clock) -> None:
     """A rig's override is in force for its attempts (S24)."""
     with transaction() as session:
-        a_rig(session, policy={"heartbeat_lease_s": 100})
-    dispatch = make(RUNNING)
+        rig = a_rig(session, policy={"heartbeat_lease_s": 100, "attempt_cap_usd": 2.5})
+        dispatch = attempts.create_dispatch(session, a_bead(session, rig), a_node(session).id)
+        rig.policy = {}  # what is under way keeps the numbers that it was made with
     beat(dispatch)
-    assert now(dispatch).lease_expires_at == after(100)
+    assert (now(dispatch).lease_expires_at, now(dispatch).cap_usd) == (after(100), 2.5)
     assert Policy().heartbeat_lease_s == 45
 
 

@@ -19,7 +19,6 @@ from gastown.states import (
     Resolution,
     StopCode,
 )
-from gastown.store import attempts
 from gastown.store.attempts import Fenced
 from tests.builders import (
     BASE,
@@ -27,6 +26,7 @@ from tests.builders import (
     a_node,
     agent_of,
     bead_of,
+    failures_of,
     now,
 )
 from tests.calls import SUCCEEDED, UNCHANGED, finish, hooked, make, merge_of
@@ -150,7 +150,7 @@ def test_stopped_without_a_drain_counts(town_id: int) -> None:
     dispatch = make()
     assert finish(dispatch, Done(outcome="stopped", code="drained")) == "failed"
     assert (now(dispatch).code, now(dispatch).failure_class) == ("stopped_unasked", "agent")
-    assert committed(lambda session: attempts.count_failures(session, bead_of(dispatch), None)) == 1
+    assert failures_of(dispatch) == 1
 
 
 def drain() -> None:
@@ -171,7 +171,7 @@ def test_stopped_by_a_drain_counts_nothing_and_goes_on(town_id: int) -> None:
     back_again()
     tick()
     assert [each.epoch for each in live()] == [2]
-    assert committed(lambda session: attempts.count_failures(session, bead_of(dispatch), None)) == 0
+    assert failures_of(dispatch) == 0
 
 
 @pytest.mark.parametrize(

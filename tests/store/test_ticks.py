@@ -1,22 +1,23 @@
 """Ticks of the real reconciler without workers: who is woken, what a lost race costs, what the log says."""
 
+from collections.abc import Sequence
 from datetime import datetime
+from uuid import UUID
 
 import pytest
 from sqlalchemy import func, select, text
 from sqlalchemy.orm import Session
 
-from gastown import apply as applying
 from gastown.agent.protocol import Done
 from gastown.commands import attempt, work
 from gastown.commands.work import NewBead
 from gastown.db import transaction
-from gastown.models import Agent, Bead, DecisionRow, Dispatch, Service, Town
+from gastown.models import Agent, Bead, DecisionRow, Service, Town
 from gastown.reconcile.decision import Decision
 from gastown.reconcile.policy import Policy
 from gastown.reconcile.views import BeadView
 from gastown.states import AgentStatus, BeadStatus, DispatchStatus, FailureCode, Resolution, Verdict
-from gastown.store import attempts, claims, resync, services, views
+from gastown.store import attempts, claims, counters, creation, resync, services, views
 from gastown.store.moves import lock_beads, set_bead, wake
 from gastown.tasks import reconcile as ticking
 from gastown.tasks.reconcile import reconcile_town
@@ -30,6 +31,7 @@ from tests.builders import (
     an_agent,
     an_attempt,
     attempts_on,
+    bead_of,
     now,
 )
 from tests.calls import make
@@ -155,20 +157,22 @@ def test_a_locked_bead_holds_nobody_up(town: Town) -> None:
 def test_a_lost_race_undoes_one_bead_only_and_leaves_it_due(town: Town, monkeypatch: pytest.MonkeyPatch) -> None:
     """The savepoint: its agent, made a moment before the move that is lost, is gone with it."""
     beads = [committed(a_bead) for _ in range(3)]
-    create = attempts.create_dispatch
+    create, calls = creation.create_dispatches, []
 
-    def somebody_was_first(session: Session, bead: Bead, node_id: int) -> Dispatch:
-        dispatch = create(session, bead, node_id)
-        if bead.id == beads[1].id and len(lost) == 0:
-            lost.append(bead.id)
+    def somebody_was_first(session: Session, starts: Sequence[creation.Start]) -> dict[str, UUID]:
+        made = create(session, starts)
+        calls.append([start.bead_id for start in starts])
+        if beads[1].id in made:
             raise attempts.MoveLost("somebody was first")
-        return dispatch
+        return made
 
-    lost: list[str] = []
-    monkeypatch.setattr(applying.attempts, "create_dispatch", somebody_was_first)
+    monkeypatch.setattr(creation, "create_dispatches", somebody_was_first)
     with transaction() as session:
         batch(session, town)
-    assert [len(attempts_on(bead.id)) for bead in beads] == [1, 0, 1]
+    monkeypatch.undo()
+    ids = [bead.id for bead in beads]
+    assert calls == [ids, *([each] for each in ids)]  # all at once, then each alone
+    assert [len(attempts_on(each)) for each in ids] == [1, 0, 1]
     assert (now(beads[1]).status, now(beads[1]).wake_at) == (BeadStatus.OPEN, after(0))
     with transaction() as session:
         assert session.scalar(select(func.count()).select_from(Agent)) == 2
@@ -180,19 +184,41 @@ def test_a_constraint_that_is_hit_costs_one_bead_only(town: Town, monkeypatch: p
     """Model: unique_index. What cannot be stored must not keep a whole town from being decided."""
     poisoned, healthy = committed(a_bead), committed(a_bead)
     committed(lambda session: an_agent(session, a_rig(session), bead_id=healthy.id))
-    create = attempts.create_dispatch
+    create = creation.create_dispatches
 
-    def twice(session: Session, bead: Bead, node_id: int) -> Dispatch:
-        dispatch = create(session, bead, node_id)
-        if bead.id == poisoned.id:
-            session.execute(text("UPDATE agents SET bead_id = :bead"), {"bead": bead.id})
-        return dispatch
+    def twice(session: Session, starts: Sequence[creation.Start]) -> dict[str, UUID]:
+        made = create(session, starts)
+        if poisoned.id in made:
+            session.execute(text("UPDATE agents SET bead_id = :bead"), {"bead": poisoned.id})
+        return made
 
-    monkeypatch.setattr(applying.attempts, "create_dispatch", twice)
+    monkeypatch.setattr(creation, "create_dispatches", twice)
     tick()
     assert [each.bead_id for each in live()] == [healthy.id]
     assert now(poisoned).status == BeadStatus.OPEN
     assert (now(poisoned).wake_at or after(0)) > after(0)  # not at once again
+
+
+def test_a_row_that_cannot_be_read_costs_its_own_bead_a_delay(town: Town, clock: Clock) -> None:
+    """S37. A newer version wrote it, due or ready, itself or in a row beside it; its neighbours go on."""
+    due = committed(a_bead)
+    ready = committed(lambda session: a_bead(session, ready_at=after(0), wake_at=None))
+    running = committed(lambda session: an_attempt(session, RUNNING))
+    healthy = [committed(a_bead), committed(lambda session: a_bead(session, ready_at=after(0), wake_at=None))]
+    with transaction() as session:
+        for each in (due, ready):
+            set_bead(session, each.id, failure_class="unlucky", failure_code="x")
+        session.execute(text("UPDATE dispatches SET stop_code = 'tired', stop_asked_at = gastown_now()"))
+    ticking.reconcile_town(town.id)
+    assert {each.bead_id for each in live()} == {running.bead_id, *(each.id for each in healthy)}
+    for each in (due, ready, bead_of(running)):
+        assert (now(each).wake_at, now(each).ready_at) == (after(30), None)
+    with transaction() as session:
+        assert counters.read_counters(session) == {counters.ROWS_UNREADABLE: 3}
+        set_bead(session, due.id, failure_class=None)
+    clock.advance(30)
+    ticking.reconcile_town(town.id)
+    assert due.id in {each.bead_id for each in live()}
 
 
 def test_a_rule_that_raises_costs_its_own_bead_a_delay(

@@ -45,6 +45,13 @@ def upgrade() -> None:
         unique=True,
         postgresql_where=sa.text("settled_at IS NULL"),
     )
+    op.create_index(
+        "open_escalations_of_bead",
+        "escalations",
+        ["bead_id"],
+        unique=False,
+        postgresql_where=sa.text("settled_at IS NULL AND bead_id IS NOT NULL"),
+    )
     op.add_column("dispatches", sa.Column("lease_s", sa.Double(), server_default="45", nullable=False))
     op.add_column(
         "dispatches", sa.Column("tool_running", sa.Boolean(), server_default=sa.text("false"), nullable=False)
@@ -109,4 +116,12 @@ def upgrade() -> None:
         ["rig_id", "target", "priority", "id"],
         unique=False,
         postgresql_where=sa.text("status NOT IN ('closed', 'failed')"),
+    )
+    op.drop_index("beads_ready", table_name="beads")
+    op.create_index(
+        "beads_ready",
+        "beads",
+        ["town_id", "rig_id", sa.literal_column("(forced_at IS NULL)"), "priority", "created_at", "id"],
+        unique=False,
+        postgresql_where=sa.text("ready_at IS NOT NULL"),
     )
