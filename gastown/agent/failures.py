@@ -27,7 +27,7 @@ def printable(done: Done) -> Done:
 def plain(done: Done) -> Done:
     """No more than has to be said, in ASCII, for an API that refused the whole."""
     text = "".join(char if char == "\n" or " " <= char <= "~" else "?" for char in done.message)
-    least = Done(outcome=done.outcome, code=done.code, message=text[:PLAIN_CHARACTERS])
+    least = Done(outcome=done.outcome, code=done.code, message=text[:PLAIN_CHARACTERS], cost_usd=done.cost_usd)
     if done.outcome != "succeeded":
         return least
     return replace(least, base_sha=done.base_sha, head_sha=done.head_sha)

@@ -1,7 +1,8 @@
 """What an agent may say of itself: a socket of its own, from which three calls reach the API with the attempt's token.
 
-The token stays in the supervisor. One thread serves one client after another, each bounded in time and size, so that
-a broken one holds up others for seconds, and never the attempt.
+What it announces (costs, tools, limits) is kept here: see `announced`. The token stays in the supervisor. One thread
+serves one client after another, each bounded in time and size, so that a broken one holds up others for seconds, and
+never the attempt.
 """
 
 import contextlib
@@ -15,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from gastown.agent.announced import Announced
 from gastown.agent.client import ApiError, Client, Denied, Fenced
 from gastown.agent.line import READ_S, WRITE_S, Reply, TooLong, reaching, receive, write
 
@@ -27,9 +29,17 @@ REFUSED, USAGE, NOT_FOUND, NOT_NOW = 1, 2, 3, 4  # exit codes
 class Relay(threading.Thread):
     """Listens from its making on; answers once it is started. Make it before other threads: see `reaching`."""
 
-    def __init__(self, path: Path, client: Client, on_fenced: Callable[[], None], note: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        path: Path,
+        client: Client,
+        announced: Announced,
+        on_fenced: Callable[[], None],
+        note: Callable[[str], None],
+    ) -> None:
         super().__init__(name="relay", daemon=True)
-        self._path, self._client, self._on_fenced, self._note = path, client, on_fenced, note
+        self._path, self._client, self._announced = path, client, announced
+        self._on_fenced, self._note = on_fenced, note
         self._ended = threading.Event()
         self._listener = socket.socket(socket.AF_UNIX)
         self.listens = True
@@ -81,9 +91,16 @@ class Relay(threading.Thread):
         except (ValueError, KeyError, TypeError):
             what = 'a call is one line of JSON: {"call": "status", "body": {"text": "..."}}'
             return Reply(ok=False, exit_code=USAGE, message=what)
-        if not isinstance(call, str) or call not in CALLS:
+        known = CALLS | self._announced.calls.keys()
+        if not isinstance(call, str) or call not in known:
             what = f"there is no call {str(call)[:100]!r}"
-            return Reply(ok=False, exit_code=USAGE, message=what, hint=f"one of {', '.join(sorted(CALLS))}")
+            return Reply(ok=False, exit_code=USAGE, message=what, hint=f"one of {', '.join(sorted(known))}")
+        if call not in CALLS:
+            try:
+                self._announced.take(call, body)
+            except ValueError as error:
+                return Reply(ok=False, exit_code=USAGE, message=str(error))
+            return Reply()
         try:
             result = self._client.once("POST", call, body)
         except Fenced as error:

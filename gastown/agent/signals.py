@@ -20,6 +20,7 @@ class Signals:
     def __init__(self) -> None:
         self.stop = False  # SIGTERM or SIGINT: save the work, report, end
         self.fenced = False  # superseded: save the work, report nothing
+        self.asked: tuple[str, str] | None = None  # the API asked for the stop: its code, and why
         self._interrupting = False
         self._read, self._write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK) if hasattr(os, "pipe2") else _pipe()
 
@@ -38,6 +39,13 @@ class Signals:
         """From any thread."""
         self.fenced = True
         os.kill(os.getpid(), signal.SIGUSR1)
+
+    def ask(self, code: str, reason: str) -> None:
+        """From any thread: stop, as the API wants it. The first one counts."""
+        if self.asked is None:
+            self.asked = (code, reason)
+            self.stop = True
+            os.kill(os.getpid(), signal.SIGUSR1)
 
     def wait(self, seconds: float) -> bool:
         """Until something happens, at most so long. True: the attempt is to end."""

@@ -5,9 +5,11 @@ import os
 import shutil
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from gastown.agent import processes
+from gastown.agent.announced import Announced
 from gastown.agent.client import Client, Denied, Fenced, GaveUp, Rejected
 from gastown.agent.failures import Failed, ending, no_target, plain, printable
 from gastown.agent.git import GitError
@@ -51,8 +53,10 @@ class Supervision:
         processes.become_subreaper()
         self.spool = Spool(files.spool)
         self.client = self._new_client()
-        self.relay = Relay(files.socket, self._new_client(), self._fence, self.log)
-        self.heart = Heart(self._new_client(), self._fence, self.log)
+        self.announced = Announced()
+        self.relay = Relay(files.socket, self._new_client(), self.announced, self._fence, self.log)
+        self.heart = Heart(self._new_client(), self.announced, self._fence, self.signals.ask, self.log)
+        self.announced.on_news = self.heart.tell
         self.heart.output_total = lambda: self.spool.total
         self.sender = Sender(self.spool, self._new_client(), self._fence)
         self.tree = Tree(launch.dispatch_id)
@@ -78,12 +82,20 @@ class Supervision:
 
     def _attempt(self) -> Done:
         """Do the work and save it, however it ends."""
+        done = self._try()
+        if done.outcome != "succeeded":
+            self.heart.phase = "saving"
+            self.tree.end()
+            done = replace(done, wip_sha=self._save())
+        return self.announced.told(done)
+
+    def _try(self) -> Done:
         try:
             with self.signals.interrupting():
                 self._get_assignment()
                 self._make_workspace()
             self._work()
-            done = self._offer()
+            return self._offer()
         except Failed as error:
             done = Done(outcome="failed", code=error.code, message=str(error), exit_code=error.exit_code)
         except (GitError, OSError) as error:
@@ -94,7 +106,8 @@ class Supervision:
             self.log(f"{error}: this attempt's token is not accepted")
             done = Done(outcome="failed", code="workspace_failed", message=str(error))
         except (Interrupted, GaveUp, Fenced):
-            done = Done(outcome="stopped", code="drained", message="stopped on request")
+            code, reason = self.signals.asked or ("drained", "stopped on request")
+            done = Done(outcome="stopped", code=code, message=reason)
         except Exception as error:  # noqa: BLE001 - whatever it is, the town must hear of it
             import traceback  # rarely needed, and 10 ms on the way to every agent
 
@@ -102,11 +115,7 @@ class Supervision:
             message = f"the supervisor failed: {type(error).__name__}: {error}"
             done = Done(outcome="failed", code="workspace_failed", message=message)
             self._exit = INTERNAL_EXIT
-        if done.outcome == "succeeded":
-            return done
-        self.heart.phase = "saving"
-        self.tree.end()
-        return Done(**{**done.to_json(), "wip_sha": self._save()})
+        return done
 
     def _get_assignment(self) -> None:
         try:
@@ -159,16 +168,18 @@ class Supervision:
         pump.start()
         try:
             self._watch(program)
-            if self.signals.stop and not self.signals.fenced:
+            finished = self.signals.asked is not None and program.exit_code() == 0  # before it heard of the stop
+            if self.signals.stop and not self.signals.fenced and not finished:
                 program.terminate()
         finally:
             self.tree.end()
             exit_code = program.reap()
             pump.join(5)
-        if self.signals.ending:
+        if self.signals.fenced or (self.signals.stop and not finished):
             raise Interrupted
         if exit_code != 0:
-            raise Failed("agent_failed", f"{ending('the agent', exit_code)}\n{self.spool.last()}".strip(), exit_code)
+            words = f"{ending('the agent', exit_code)}\n{self.spool.last()}".strip()
+            raise self.announced.failed(Failed("agent_failed", words, exit_code))
 
     def _environment(self) -> dict[str, str]:
         try:
@@ -233,6 +244,8 @@ class Supervision:
             raise Failed("agent_failed", str(error), 0) from error
         if candidate.head_sha != candidate.base_sha:
             self.pushes.start(head_ref(self.launch.bead_id, self.launch.epoch))
+        elif self.announced.gave_up:  # exit codes lie: it said that it cannot go on, and there is nothing to show
+            raise self.announced.failed(Failed("agent_failed", "the agent changed nothing", 0))
         return Done(outcome="succeeded", base_sha=candidate.base_sha, head_sha=candidate.head_sha, exit_code=0)
 
     def _save(self) -> str | None:

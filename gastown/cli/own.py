@@ -5,7 +5,7 @@ It speaks to its supervisor, which has the attempt's token; it opens no database
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -24,6 +24,8 @@ After = Annotated[
     list[str] | None, typer.Option("--after", metavar="BEAD|self", help="Start when that one, or this one, is merged.")
 ]
 Key = Annotated[str, typer.Option("--key", metavar="KEY", help="The same key is the same bead; default: the content.")]
+Until = Annotated[str | None, typer.Option("--until", metavar="TIME", help="2030-01-31T12:00, or seconds since 1970.")]
+For = Annotated[float | None, typer.Option("--for", metavar="SECONDS", min=0, help="How long the pause is.")]
 ITSELF = "self"
 
 
@@ -38,6 +40,53 @@ def escalate(text: Words) -> None:
     """Ask a person. Nobody answers you here, so go on as far as you can."""
     _say("escalate", {"text": " ".join(text)})
     typer.echo("a person is asked: gastown why shows it")
+
+
+@own.command()
+def cost(usd: Annotated[float, typer.Argument(metavar="USD", help="In all, since this attempt began.")]) -> None:
+    """Say what this attempt has cost so far: above its cap it is stopped."""
+    _say("cost", {"usd": usd})
+
+
+@own.command()
+def tool(
+    step: Annotated[Literal["begin", "end"], typer.Argument(help="begin or end")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Which one; the same for both.")],
+) -> None:
+    """Say that a tool runs: until it ends, silence does not mean that you are stuck."""
+    _say("tool", {"step": step, "name": name})
+
+
+@own.command()
+def limit(text: Words, until: Until = None, for_s: For = None) -> None:
+    """Your provider wants a pause: end now, with an exit code not 0. It costs no attempt, and others wait as well."""
+    from gastown.errors import UsageError
+
+    if until is not None and for_s is not None:
+        raise UsageError("--until and --for are two ends of one pause", hint="give one of them")
+    retry_at = None if until is None else _time(until)
+    _say("limit", {"text": " ".join(text), "retry_at": retry_at, "retry_after_s": for_s})
+
+
+@own.command("locked-out")
+def locked_out(text: Words) -> None:
+    """Your provider does not let you in: end now, with an exit code not 0. A person is asked before the next try."""
+    _say("locked_out", {"text": " ".join(text)})
+
+
+def _time(text: str) -> str:
+    """With a zone: this machine's, when the text names none. Raises UsageError."""
+    from datetime import UTC, datetime
+
+    from gastown.errors import UsageError
+
+    try:
+        at = datetime.fromtimestamp(float(text), UTC) if text.isdigit() else datetime.fromisoformat(text).astimezone()
+    except (ValueError, OverflowError, OSError) as error:
+        raise UsageError(
+            f"{text!r} is no time", hint="2030-01-31T12:00, 2030-01-31T12:00+00:00, or seconds since 1970"
+        ) from error
+    return at.isoformat()
 
 
 @own.command("bead")

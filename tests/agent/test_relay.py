@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from gastown.agent import line, relay
+from gastown.agent.announced import Announced
 from gastown.agent.client import Client
 from tests.agent.town import Attempt, Town, eventually
 
@@ -202,7 +203,9 @@ def test_what_is_too_long_is_not_sent(town: Town) -> None:
 
 def test_a_supervisor_that_cannot_listen_goes_on_without(tmp_path: Path) -> None:
     notes: list[str] = []
-    made = relay.Relay(tmp_path / "no folder" / "self", Client("http://127.0.0.1:9", "t"), lambda: None, notes.append)
+    made = relay.Relay(
+        tmp_path / "no folder" / "self", Client("http://127.0.0.1:9", "t"), Announced(), lambda: None, notes.append
+    )
     made.start()
     made.join(5)
     assert not made.listens
@@ -213,7 +216,7 @@ def test_a_supervisor_that_cannot_listen_goes_on_without(tmp_path: Path) -> None
 
 def test_a_closed_relay_ends_its_thread(tmp_path: Path) -> None:
     notes: list[str] = []
-    made = relay.Relay(tmp_path / "self", Client("http://127.0.0.1:9", "t"), lambda: None, notes.append)
+    made = relay.Relay(tmp_path / "self", Client("http://127.0.0.1:9", "t"), Announced(), lambda: None, notes.append)
     made.start()
     made.close()
     made.join(10)
