@@ -1,5 +1,6 @@
 """Which ready bead gets which free slot."""
 
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -7,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gastown.reconcile.placement import Candidate, NodeRoom, Room, place
+from tests.views import after
 
 
 def a_room(town: int = 9, rigs: dict[int, int] | None = None, **nodes: int) -> Room:
@@ -73,27 +75,138 @@ def test_node_of_a_retry(last: int | None, failed: int | None, nodes: dict[str, 
     assert names(placed) == {"gt-0": chosen}
 
 
-@settings(max_examples=150, deadline=None, derandomize=True)
-@given(
-    rigs=st.dictionaries(st.integers(1, 3), st.integers(-2, 4)),
-    frees=st.lists(st.integers(-2, 4), max_size=4),
-    town=st.integers(-2, 6),
-    wishes=st.lists(st.tuples(st.integers(1, 4), st.none() | st.integers(0, 4), st.none() | st.integers(0, 4))),
-)
-def test_never_more_than_is_free_and_never_less(
-    rigs: dict[int, int], frees: list[int], town: int, wishes: list[tuple[int, int | None, int | None]]
-) -> None:
-    nodes = tuple(NodeRoom(node_id=number, name=str(number), free=free) for number, free in enumerate(frees))
-    candidates = [
-        Candidate(bead_id=f"gt-{number}", rig_id=rig, last_node_id=last, failed_node_id=failed)
-        for number, (rig, last, failed) in enumerate(wishes)
+def many(rig_id: int, count: int, at_s: float = 0, **facts: Any) -> list[Candidate]:
+    """Beads of a rig, each a second younger than the one before."""
+    return [
+        Candidate(**{"bead_id": f"r{rig_id}-{number}", "rig_id": rig_id, "created_at": after(at_s + number)} | facts)
+        for number in range(count)
     ]
-    placed = place(candidates, Room(town=town, rigs=rigs, nodes=nodes))
-    rig_of = {each.bead_id: each.rig_id for each in candidates}
-    assert len(placed) <= max(0, town)
-    for number, free in enumerate(frees):
-        assert sum(slot.node_id == number for slot in placed.values()) <= max(0, free)
-    for rig in {rig for rig, _, _ in wishes}:
-        assert sum(rig_of[bead] == rig for bead in placed) <= max(0, rigs.get(rig, 0))
-    wanted = sum(min(sum(each.rig_id == rig for each in candidates), max(0, free)) for rig, free in rigs.items())
-    assert len(placed) == min(wanted, max(0, town), sum(max(0, free) for free in frees))
+
+
+def order(candidates: list[Candidate], room: Room) -> list[str]:
+    return list(place(candidates, room))
+
+
+def test_forced_then_priority_then_age() -> None:
+    low = Candidate(bead_id="low", rig_id=1, priority=3, created_at=after(-9))
+    high = Candidate(bead_id="high", rig_id=1, priority=1, created_at=after(9))
+    forced = Candidate(bead_id="forced", rig_id=1, priority=3, forced=True, created_at=after(99))
+    urgent = Candidate(bead_id="urgent", rig_id=1, priority=0, forced=True, created_at=after(100))
+    old = Candidate(bead_id="old", rig_id=1, created_at=after(-100))
+    assert order([low, high, forced, urgent, old], a_room(n1=9)) == ["urgent", "forced", "high", "old", "low"]
+
+
+@pytest.mark.parametrize(
+    ("used", "slots", "chosen"),
+    [
+        ({}, 4, ["r1-0", "r2-0", "r1-1", "r2-1"]),  # in turn, though all of rig 1 are older
+        ({1: 2}, 4, ["r2-0", "r2-1", "r1-0", "r2-2"]),  # the one that has fewer catches up
+        ({1: 9, 2: 1}, 3, ["r2-0", "r2-1", "r2-2"]),
+        ({2: 1}, 1, ["r1-0"]),
+    ],
+)
+def test_fair_between_rigs(used: dict[int, int], slots: int, chosen: list[str]) -> None:
+    room = Room(town=slots, rigs={1: 9, 2: 9}, nodes=a_room(n1=9).nodes, used=used)
+    assert order(many(1, 5) + many(2, 5, at_s=100), room) == chosen
+
+
+def test_priority_goes_before_fairness() -> None:
+    room = Room(town=3, rigs={1: 9, 2: 9}, nodes=a_room(n1=9).nodes, used={1: 7})
+    assert order(many(1, 2, priority=1) + many(2, 2), room) == ["r1-0", "r1-1", "r2-0"]
+
+
+def test_a_preset_at_rest_starts_nothing() -> None:
+    room = Room(town=9, rigs={1: 9}, nodes=a_room(n1=9).nodes, resting=frozenset({"claude"}))
+    assert order(many(1, 1, preset="claude") + many(1, 1, bead_id="gt-2", preset="shell"), room) == ["gt-2"]
+
+
+@pytest.mark.parametrize(
+    ("left", "started"),
+    [
+        (None, ["r1-0", "r2-0", "r1-1", "r2-1"]),
+        (0.9, []),
+        (1.0, ["r2-0"]),  # the dearer rig does not fit, so it holds up nobody
+        (4.0, ["r1-0", "r2-0"]),
+        (5.0, ["r1-0", "r2-0", "r2-1"]),
+        (-3.0, []),
+    ],
+)
+def test_a_budget_bounds_starts(left: float | None, started: list[str]) -> None:
+    nodes = a_room(n1=9).nodes
+    room = Room(town=9, rigs={1: 9, 2: 9}, nodes=nodes, budget_usd=left, caps_usd={1: 3.0, 2: 1.0})
+    assert order(many(1, 2) + many(2, 2), room) == started
+    assert (room.slots > 0) is bool(started)
+    assert room.open_rigs == [rig for rig, cap in ((1, 3.0), (2, 1.0)) if left is None or cap <= left]
+
+
+CANDIDATES = st.builds(
+    Candidate,
+    bead_id=st.uuids().map(str),
+    rig_id=st.integers(1, 4),
+    forced=st.booleans(),
+    priority=st.integers(0, 3),
+    created_at=st.integers(-9, 9).map(after),
+    preset=st.sampled_from(["", "shell", "claude"]),
+    last_node_id=st.none() | st.integers(0, 4),
+    failed_node_id=st.none() | st.integers(0, 4),
+)
+ROOMS = st.builds(
+    Room,
+    town=st.integers(-2, 6),
+    rigs=st.dictionaries(st.integers(1, 3), st.integers(-2, 4)),
+    nodes=st.lists(st.integers(-2, 4), max_size=4).map(
+        lambda frees: tuple(NodeRoom(node_id=number, name=str(number), free=free) for number, free in enumerate(frees))
+    ),
+    used=st.dictionaries(st.integers(1, 3), st.integers(0, 5)),
+    resting=st.sampled_from([frozenset(), frozenset(), frozenset({"claude"})]),
+    budget_usd=st.none() | st.floats(-1, 9),
+    caps_usd=st.fixed_dictionaries({rig: st.sampled_from([0.5, 1.0, 3.0]) for rig in (1, 2, 3)}),
+)
+
+
+@settings(max_examples=600, deadline=None, derandomize=True)
+@given(candidates=st.lists(CANDIDATES, max_size=12, unique_by=lambda each: each.bead_id), room=ROOMS)
+def test_never_more_than_is_free_and_never_less(candidates: list[Candidate], room: Room) -> None:
+    placed = place(candidates, room)
+    assert placed == place(candidates, room)
+    by_id = {each.bead_id: each for each in candidates}
+    started = Counter(by_id[bead].rig_id for bead in placed)
+    on = Counter(slot.node_id for slot in placed.values())
+    spent = sum(room.caps_usd[rig] * count for rig, count in started.items())
+
+    assert len(placed) <= max(0, room.town)
+    assert len(placed) <= room.slots
+    assert all(on[node.node_id] <= max(0, node.free) for node in room.nodes)
+    assert on.keys() <= {node.node_id for node in room.nodes}
+    assert all(count <= room.rigs[rig] for rig, count in started.items())
+    assert all(by_id[bead].preset not in room.resting for bead in placed)
+    assert room.budget_usd is None or not placed or spent <= room.budget_usd + 1e-6
+
+    free = any(node.free > on[node.node_id] for node in room.nodes)
+    if len(placed) < room.town and free:  # work-conserving: whoever was left out would not fit
+        for each in candidates:
+            fits = room.rigs.get(each.rig_id, 0) > started[each.rig_id] and room.affords(each.rig_id, spent)
+            assert each.bead_id in placed or each.preset in room.resting or not fits
+
+
+@settings(max_examples=300, deadline=None, derandomize=True)
+@given(ready=st.dictionaries(st.integers(1, 5), st.integers(1, 30), min_size=1), slots=st.integers(1, 5))
+def test_no_rig_starves_at_equal_priority(ready: dict[int, int], slots: int) -> None:
+    """Tick after tick, when each attempt ends before the next tick: all get their turn, however unequal the queues."""
+    nodes = (NodeRoom(node_id=1, name="n1", free=slots),)
+    waiting = [each for rig, count in ready.items() for each in many(rig, count, at_s=rig * 100)]
+    running: Counter[int] = Counter()
+    begun: list[str] = []
+    while waiting:
+        free = slots - running.total()
+        room = Room(town=free, rigs=dict.fromkeys(ready, 99), nodes=nodes, used=running)
+        placed = place(waiting, room)
+        assert len(placed) == min(free, len(waiting))
+        begun += placed
+        waiting = [each for each in waiting if each.bead_id not in placed]
+        running.update(int(bead[1]) for bead in placed)
+        most = max(running.values())
+        behind = [rig for rig in ready if running[rig] < most - 1 and any(each.rig_id == rig for each in waiting)]
+        assert not behind, f"rigs {behind} wait while another has two attempts more"
+        running -= Counter({max(sorted(running), key=lambda rig: running[rig]): 1})
+    assert len(begun) == sum(ready.values())

@@ -54,6 +54,63 @@ def test_a_lease_holds_two_heartbeats(lease_s: float, beat_s: float, fits: bool)
     assert str(beat_s) in str(refusal.value)
 
 
+@pytest.mark.parametrize(
+    ("numbers", "words"),
+    [
+        ({"stall_nudge_s": 3601}, "stall_nudge_s = 3601 must not be more than stall_escalate_s = 3600"),
+        ({"stall_escalate_s": 7201}, "stall_escalate_s = 7201 must not be more than stall_stop_s = 7200"),
+        ({"inspect_start_s": 121}, "inspect_start_s = 121 must not be more than start_timeout_s = 120"),
+        ({"start_timeout_s": 4}, "inspect_start_s = 5 must not be more than start_timeout_s = 4"),
+        ({"wrap_up_s": 20, "max_runtime_s": 10}, "wrap_up_s = 20 must not be more than max_runtime_s = 10"),
+        ({"republish_s": [10, 10]}, "republish_s = [10, 10] must rise from each number to the next"),
+        ({"republish_s": [20, 10]}, "republish_s = [20, 10] must rise from each number to the next"),
+        (
+            {"republish_s": [10, 120]},
+            "republish_s = [10, 120] goes on after queued_timeout_s = 120, when it is given up",
+        ),
+        (
+            {"queued_timeout_s": 30},
+            "republish_s = [10, 20, 40] goes on after queued_timeout_s = 30, when it is given up",
+        ),
+        (
+            {"budget_usd_per_day": 5},
+            "budget_usd_per_day = 5 needs attempt_cap_usd, which is 0: what may be started is counted by it",
+        ),
+        (
+            {"budget_usd_per_day": 5, "attempt_cap_usd": 5.5},
+            "attempt_cap_usd = 5.5 is above budget_usd_per_day = 5: nothing could ever be started",
+        ),
+    ],
+)
+def test_numbers_that_make_no_sense_together(numbers: dict[str, Any], words: str) -> None:
+    """Refused with both values, whichever of the two is the one that was changed."""
+    with pytest.raises(ValueError, match=r"must|needs|above|goes on") as refusal:
+        Policy.of(numbers)
+    assert str(refusal.value) == words
+
+
+@pytest.mark.parametrize(
+    "numbers",
+    [
+        {"stall_nudge_s": 3600, "stall_escalate_s": 3600, "stall_stop_s": 3600},  # only the stop
+        {"inspect_start_s": 120},
+        {"republish_s": [119.9]},
+        {"budget_usd_per_day": 5, "attempt_cap_usd": 5},
+        {"attempt_cap_usd": 5},
+    ],
+)
+def test_numbers_at_their_edges(numbers: dict[str, Any]) -> None:
+    Policy.of(numbers)
+
+
+@pytest.mark.parametrize("name", [each.name for each in fields(Policy)])
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), float("-inf"), -1])
+def test_no_number_may_be_none_of_this_world(name: str, number: float) -> None:
+    value = [number] if isinstance(getattr(Policy(), name), tuple) else number
+    with pytest.raises(ValueError, match=f"{name} = "):
+        Policy.of({name: value})
+
+
 def test_the_more_special_override_wins() -> None:
     policy = Policy.of({"max_running": 1, "backoff_s": [5]}, {"max_running": 2})
     assert (policy.max_running, policy.backoff_s) == (2, (5,))

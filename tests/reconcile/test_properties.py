@@ -7,7 +7,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gastown.reconcile import decide
-from gastown.reconcile.actions import CleanUp, CreateDispatch, Lose, RollBack, StopContainer
+from gastown.reconcile.actions import (
+    AskStop,
+    CleanUp,
+    CreateDispatch,
+    Escalate,
+    FreeAgent,
+    HoldBead,
+    Lose,
+    NoteStall,
+    RollBack,
+    StopAttempt,
+    StopContainer,
+)
 from gastown.reconcile.policy import Policy
 from gastown.reconcile.views import BeadView, BlockerView, DispatchView, FailureView, MergeView, dump, load
 from gastown.states import (
@@ -18,6 +30,7 @@ from gastown.states import (
     FailureClass,
     MergeStatus,
     Resolution,
+    StopCode,
     Verdict,
 )
 from tests.views import NOON, SLOT, after, running
@@ -50,6 +63,17 @@ DISPATCHES = st.builds(
     seen_at=MAYBE,
     seen_exit_code=st.none() | st.integers(-64, 255),
     seen_oom=st.booleans(),
+    api_was_away=st.booleans(),
+    api_back_at=MAYBE,
+    started_at=MAYBE | st.integers(-20_000, 0).map(after),
+    progress_at=MAYBE | st.integers(-9_000, 0).map(after),
+    tool_running=st.booleans(),
+    stall_tier=st.integers(0, 2),
+    stop_asked_at=MAYBE,
+    stop_code=st.none() | st.sampled_from(StopCode),
+    stop_reason=st.just("told"),
+    cost_usd=st.floats(0, 3),
+    cap_usd=st.none() | st.floats(0, 3),
 )
 MERGES = st.builds(
     MergeView,
@@ -82,6 +106,7 @@ VIEWS = st.builds(
     live=st.none() | DISPATCHES,
     agent=st.none() | st.sampled_from(AgentStatus),
     agent_failures=st.integers(0, 7),
+    infra_failures=st.integers(0, 25),
     failure=st.none() | FAILURES,
     merge=st.none() | MERGES,
     outage=st.booleans(),
@@ -89,7 +114,7 @@ VIEWS = st.builds(
 )
 
 
-@settings(max_examples=700, deadline=None, derandomize=True)
+@settings(max_examples=800, deadline=None, derandomize=True)
 @given(view=VIEWS, now=st.just(NOON) | MOMENTS)
 def test_decide(view: BeadView, now: datetime) -> None:
     decision = decide(view, now, Policy())  # total: some rule speaks
@@ -112,12 +137,21 @@ def test_decide(view: BeadView, now: datetime) -> None:
     if RollBack in kinds:  # never one that made its first call
         assert view.live is not None
         assert view.live.status in (DispatchStatus.QUEUED, DispatchStatus.STARTING)
-    if Lose in kinds:
+    if {Lose, AskStop, NoteStall, StopAttempt} & set(kinds):
         assert view.live is not None
         assert view.live.status is DispatchStatus.RUNNING
-    if StopContainer in kinds:  # rules stop nothing that is live or may be adopted
-        assert CleanUp in kinds
-        assert view.terminal
+        asked = view.live.stop_code is not None
+        assert (StopAttempt in kinds) is asked  # who was asked to stop is never lost, so never adopted, nor asked again
+        assert StopAttempt not in kinds or decision.actions[0].code is view.live.stop_code  # type: ignore[union-attr]
+    if StopContainer in kinds:  # rules stop nothing that is live or may be adopted once their actions are done
+        assert (CleanUp in kinds and view.terminal) or StopAttempt in kinds
+    if FreeAgent in kinds:
+        assert view.live is None
+        assert view.agent is AgentStatus.WORKING
+    if HoldBead in kinds:
+        assert view.held_reason is None
+        assert view.live is None
+        assert Escalate in kinds
 
     if decision.next_look is None:
         assert decision.verdict in WOKEN, f"{decision} would sleep for ever"
