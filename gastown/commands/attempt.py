@@ -3,6 +3,7 @@
 import base64
 import binascii
 import re
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -18,7 +19,7 @@ from gastown.models import Agent, ApiToken, Bead, Dispatch, Event, Node, Rig
 from gastown.models import LogChunk as LogChunkRow
 from gastown.presets import load_preset
 from gastown.states import AgentStatus, BeadStatus, DispatchStatus, FailureCode, Resolution, StopCode
-from gastown.store import agents, attempts, beads, heartbeats, merges
+from gastown.store import agents, attempts, beads, heartbeats, limits, merges
 from gastown.store.escalations import asked_cause, raise_once
 from gastown.store.heartbeats import Beaten
 from gastown.store.moves import lock_bead, move, record, set_bead, wake
@@ -171,9 +172,16 @@ def finish(session: Session, dispatch_id: UUID, done: Done) -> str:
     if reported is not None:
         return reported
     _check_commits(done.base_sha, done.head_sha, done.wip_sha)
+    _check_cost(done.cost_usd)
     bead, dispatch = attempts.admit(session, dispatch_id)
     _update(
-        session, dispatch_id, base_sha=done.base_sha, head_sha=done.head_sha, wip_sha=done.wip_sha or dispatch.wip_sha
+        session,
+        dispatch_id,
+        base_sha=done.base_sha,
+        head_sha=done.head_sha,
+        wip_sha=done.wip_sha or dispatch.wip_sha,
+        cost_usd=func.greatest(Dispatch.cost_usd, done.cost_usd),
+        tool_running=False,
     )
     if done.outcome == "succeeded":
         return _succeed(session, bead, dispatch, done)
@@ -181,13 +189,50 @@ def finish(session: Session, dispatch_id: UUID, done: Done) -> str:
         return _stop(session, bead, dispatch, done)
     if done.outcome != "failed":
         raise UsageError(f"there is no outcome {done.outcome!r}", hint="succeeded, failed or stopped")
+    return _fail(session, bead, dispatch, done)
+
+
+def _fail(session: Session, bead: Bead, dispatch: Dispatch, done: Done) -> str:
+    """By the code that it says. One that cost more than it may is not tried again by itself, whatever its code."""
+    cost, cap = max(dispatch.cost_usd, done.cost_usd), dispatch.cap_usd
+    if dispatch.stop_code == StopCode.OVER_CAP or (cap is not None and cost > cap):
+        message = f"it failed after {cost:g} USD of at most {cap or 0:g}: {done.message}"
+        attempts.stop_attempt(session, dispatch.id, StopCode.OVER_CAP, message, done.exit_code)
+        return DispatchStatus.STOPPED
     code = FailureCode(done.code) if done.code in list(FailureCode) else FailureCode.AGENT_FAILED
+    until = _end_of_pause(session, done) if code is FailureCode.RATE_LIMITED else None
     attempts.fail(session, bead, dispatch, code, done.message or str(code), done.exit_code)
+    if code is FailureCode.RATE_LIMITED:
+        until = limits.rest(session, bead.town_id, dispatch.preset, until, done.message)
+        message = f"nothing is started with {dispatch.preset} before {until:%H:%M:%S} UTC"
+        record(session, bead.town_id, "rests", message, actor="gastown", bead_id=bead.id, dispatch_id=dispatch.id)
     return DispatchStatus.FAILED
 
 
+def _end_of_pause(session: Session, done: Done) -> datetime | None:
+    """As the provider says it, by the database's clock. Raises UsageError for what is no time."""
+    try:
+        if done.retry_after_s is not None:
+            seconds = min(done.retry_after_s, limits.LONGEST.total_seconds())
+            now: datetime = session.scalars(select(gastown_now())).one()
+            return now + timedelta(seconds=seconds)
+        at = None if done.retry_at is None else datetime.fromisoformat(done.retry_at)
+    except ValueError as error:
+        raise UsageError(f"the end of the pause is no time: {error}") from error
+    if at is not None and at.tzinfo is None:
+        raise UsageError(f"the end of the pause, {done.retry_at}, names no zone", hint="2030-01-31T12:00:00+00:00")
+    return at
+
+
 def _stop(session: Session, bead: Bead, dispatch: Dispatch, done: Done) -> str:
-    """Free of charge when its node drains. Else somebody killed it, perhaps its own agent, and that must not go on."""
+    """As it was asked to, with what that costs. Free of charge when its node drains.
+
+    Else somebody killed it, perhaps its own agent, and that must not go on.
+    """
+    if dispatch.stop_code is not None:
+        message = dispatch.stop_reason or done.message or dispatch.stop_code
+        attempts.stop_attempt(session, dispatch.id, StopCode(dispatch.stop_code), message, done.exit_code)
+        return DispatchStatus.STOPPED
     if session.get_one(Node, dispatch.node_id).draining_at is None:
         message = "its supervisor was told to stop, and Gastown had not asked for that"
         attempts.fail(session, bead, dispatch, FailureCode.STOPPED_UNASKED, message, done.exit_code)
@@ -219,6 +264,7 @@ def _succeed(session: Session, bead: Bead, dispatch: Dispatch, done: Done) -> st
         record(session, bead.town_id, "done", message, actor=agent.name, bead_id=bead.id, dispatch_id=dispatch.id)
     move(session, Agent, agent.id, AgentStatus.WORKING, AgentStatus.IDLE, idle_since=gastown_now())
     agents.unhook(session, bead.id)
+    limits.note_success(session, bead.town_id, dispatch.preset)
     return DispatchStatus.SUCCEEDED
 
 
@@ -229,8 +275,12 @@ def _reported(session: Session, dispatch_id: UUID) -> str | None:
         return None
     session.refresh(dispatch)
     own = dispatch.status in (DispatchStatus.SUCCEEDED, DispatchStatus.FAILED)
-    drained = dispatch.status == DispatchStatus.STOPPED and dispatch.code == StopCode.DRAINED
-    return dispatch.status if own or drained else None
+    asked = dispatch.status == DispatchStatus.STOPPED and dispatch.code in (
+        StopCode.DRAINED,
+        StopCode.OVER_CAP,
+        dispatch.stop_code,
+    )
+    return dispatch.status if own or asked else None
 
 
 def _admit_reporter(session: Session, dispatch_id: UUID) -> tuple[Bead, Dispatch]:

@@ -1,12 +1,13 @@
 """What the tasks and the faces ask for. Reads only; nothing here takes a lock."""
 
+from collections.abc import Iterable
 from uuid import UUID
 
-from sqlalchemy import or_, select
-from sqlalchemy.orm import Session
+from sqlalchemy import and_, exists, not_, or_, select
+from sqlalchemy.orm import Session, aliased
 
-from gastown.models import Bead, Dispatch, Node
-from gastown.states import LIVE, TERMINAL, DispatchStatus
+from gastown.models import Agent, Bead, Dispatch, Node
+from gastown.states import ADOPTABLE, LIVE, TERMINAL, BeadStatus, DispatchStatus
 from gastown.store.attempts import is_fenced
 
 
@@ -16,6 +17,18 @@ def runtime_of_fenced(session: Session, dispatch_id: UUID) -> str | None:
     if dispatch is None or not is_fenced(session, dispatch):
         return None
     return session.get_one(Node, dispatch.node_id).runtime
+
+
+def fenced_among(session: Session, dispatch_ids: Iterable[UUID]) -> list[UUID]:
+    """Of these, the ones that are fenced; the same as `attempts.is_fenced` says of each. Nobody knows the others."""
+    later = aliased(Dispatch)
+    replaced = exists().where(later.bead_id == Dispatch.bead_id, later.epoch > Dispatch.epoch)
+    hooked = exists().where(Agent.id == Dispatch.agent_id, Agent.bead_id == Dispatch.bead_id)
+    wanted = and_(hooked, exists().where(Bead.id == Dispatch.bead_id, Bead.status == BeadStatus.IN_PROGRESS))
+    adoptable = and_(Dispatch.status.in_(ADOPTABLE), not_(replaced))
+    served = and_(wanted, or_(Dispatch.status.in_(LIVE), adoptable))
+    statement = select(Dispatch.id).where(Dispatch.id.in_(list(dispatch_ids)), not_(served)).order_by(Dispatch.id)
+    return list(session.scalars(statement))
 
 
 def finished_beads(session: Session, bead_ids: list[str]) -> list[str]:
@@ -41,14 +54,3 @@ def busy_nodes(session: Session) -> list[str]:
 
 def all_nodes(session: Session) -> list[str]:
     return list(session.scalars(select(Node.name).order_by(Node.name)))
-
-
-def inspectable(session: Session, node: str) -> list[tuple[UUID, str]]:
-    """Attempts on this node whose presence says something: running, or starting with nobody inside the start call."""
-    settled = or_(Dispatch.status == DispatchStatus.RUNNING, Dispatch.call_ended_at.is_not(None))
-    statement = (
-        select(Dispatch.id, Node.runtime)
-        .join(Node, Node.id == Dispatch.node_id)
-        .where(Node.name == node, Dispatch.status.in_(LIVE), settled)
-    )
-    return [(row.id, row.runtime) for row in session.execute(statement)]

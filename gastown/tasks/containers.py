@@ -6,7 +6,6 @@ from uuid import UUID
 import structlog
 from celery import Task
 from celery.signals import task_failure
-from sqlalchemy.orm import Session
 
 from gastown.beat_schedule import EVERYWHERE
 from gastown.celery_app import app, node_queue
@@ -16,7 +15,7 @@ from gastown.reconcile.actions import InspectContainers
 from gastown.runtimes import RunSpec, Runtime, Status, registry
 from gastown.settings import get_settings
 from gastown.states import FailureCode
-from gastown.store import attempts, claims, reads
+from gastown.store import attempts, claims, reads, sightings
 from gastown.store.workers import claimer
 from gastown.tasks.base import id_of, poke, publish, send, uuid_of
 
@@ -143,13 +142,15 @@ def inspect_containers(node: str | None = None, sweep: bool = False) -> None:
         return
     with transaction() as session:
         began = claims.clock(session)
-        live = reads.inspectable(session, node)
-    gone = False
-    for dispatch_id, runtime_name in live:
-        status = _look(registry.get(runtime_name), dispatch_id)
-        if status is not None:
-            gone |= _note(dispatch_id, began, status)
-    if gone:
+        live = sightings.inspectable(session, node)
+    seen = {each: _look(registry.get(each.runtime), each.dispatch_id) for each in live}
+    present = [
+        each.dispatch_id for each, status in seen.items() if status and status.present and not each.known_present
+    ]
+    if present:
+        in_transaction(lambda session: sightings.note_present(session, present, began))
+    absent = [(each.dispatch_id, status) for each, status in seen.items() if status and not status.present]
+    if any([_note(dispatch_id, began, status) for dispatch_id, status in absent]):
         poke()
     if sweep:
         _sweep(node)
@@ -176,15 +177,16 @@ def _sweep(node: str) -> None:
     if runtime_name is None:
         return
     names = registry.get(runtime_name).list_names()
+    ours = {key: name for name in names if (key := _dispatch_of(name)) is not None}
     with transaction() as session:
-        fenced = [name for name in names if _is_fenced(session, name)]
-    for name in fenced:
-        send("gastown.stop_container", name, queue=node_queue(node), expires_s=60)
+        fenced = reads.fenced_among(session, ours)
+    for key in fenced:
+        send("gastown.stop_container", ours[key], queue=node_queue(node), expires_s=60)
 
 
-def _is_fenced(session: Session, name: str) -> bool:
+def _dispatch_of(name: str) -> UUID | None:
     """A name is what a process says of itself: one that is no dispatch of ours is left alone."""
     try:
-        return reads.runtime_of_fenced(session, uuid_of(name)) is not None
+        return uuid_of(name)
     except UsageError:
-        return False
+        return None

@@ -17,7 +17,7 @@ from gastown.states import (
     DispatchStatus,
     FailureCode,
 )
-from gastown.store import agents, attempts, reads
+from gastown.store import agents, attempts, reads, sightings
 from gastown.store.attempts import Fenced
 from gastown.store.moves import lock_bead, set_bead
 from tests.builders import a_bead, a_node, a_rig, agent_of, an_agent, an_attempt, attempts_on, bead_of, failures_of, now
@@ -243,7 +243,7 @@ def test_what_an_inspection_may_speak_of(clock: Clock) -> None:
         make(status, node=there)
     make(RUNNING)
     with transaction() as session:
-        assert {key for key, _runtime in reads.inspectable(session, "there")} == {running.id, doubted.id}
+        assert {each.dispatch_id for each in sightings.inspectable(session, "there")} == {running.id, doubted.id}
         assert sorted(reads.busy_nodes(session)) == ["here", "there"]
         assert reads.runtime_of_node(session, "there") == "process"
         assert reads.runtime_of_node(session, "nowhere") is None
