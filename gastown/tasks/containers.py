@@ -143,14 +143,16 @@ def inspect_containers(node: str | None = None, sweep: bool = False) -> None:
     with transaction() as session:
         began = claims.clock(session)
         live = sightings.inspectable(session, node)
-    seen = {each: _look(registry.get(each.runtime), each.dispatch_id) for each in live}
-    present = [
-        each.dispatch_id for each, status in seen.items() if status and status.present and not each.known_present
-    ]
-    if present:
-        in_transaction(lambda session: sightings.note_present(session, present, began))
-    absent = [(each.dispatch_id, status) for each, status in seen.items() if status and not status.present]
-    if any([_note(dispatch_id, began, status) for dispatch_id, status in absent]):
+    news, gone = [], False
+    for each in live:
+        status = _look(registry.get(each.runtime), each.dispatch_id)
+        if status is not None and not status.present:
+            gone |= _note(each.dispatch_id, began, status)
+        elif status is not None and not each.known_present:
+            news.append(each.dispatch_id)
+    if news:
+        in_transaction(lambda session: sightings.note_present(session, news, began))
+    if gone:
         poke()
     if sweep:
         _sweep(node)
