@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Row, and_, func, or_, select, text, update
+from sqlalchemy import ARRAY, Row, Text, and_, any_, func, literal, or_, select, text, update
 from sqlalchemy.orm import Session
 
 from gastown.db import gastown_now
@@ -61,7 +61,7 @@ def claim_ready(
     session: Session, town_id: int, now: datetime, limit: int, policies: Policies | None = None
 ) -> dict[str, Slot]:
     """Ready beads, locked, with the slot that each is offered. Never more than the town, rigs and nodes have free."""
-    if not _any_ready(session, town_id):
+    if not _is_in_want(session, town_id):
         return {}
     _lock_nodes(session)
     room = load_room(session, town_id, now, policies)
@@ -93,8 +93,9 @@ def _candidate(row: Row[Any]) -> Candidate:
 
 def _lock_ready(session: Session, bead_ids: list[str]) -> set[str]:
     """Those that are still ready and that nobody else has locked."""
-    statement = select(Bead.id).where(Bead.id.in_(bead_ids), Bead.ready_at.is_not(None)).order_by(Bead.id)
-    return set(session.scalars(statement.with_for_update(key_share=True, skip_locked=True)))
+    statement = select(Bead.id).where(Bead.id == any_(literal(bead_ids, ARRAY(Text))), Bead.ready_at.is_not(None))
+    locked = statement.order_by(Bead.id).with_for_update(key_share=True, skip_locked=True)
+    return set(session.scalars(locked))
 
 
 def _lock_nodes(session: Session) -> None:
@@ -117,7 +118,7 @@ def something_due(session: Session, town_id: int) -> bool:
     due = select(Bead.id).where(Bead.town_id == town_id, Bead.wake_at <= now).limit(1)
     if session.scalar(due) is not None:
         return True
-    if not _any_ready(session, town_id):
+    if not _is_in_want(session, town_id):
         return False
     room = read_room(session, town_id, now)
     if room.slots == 0 or not room.open_rigs:
@@ -126,9 +127,11 @@ def something_due(session: Session, town_id: int) -> bool:
     return bool(session.execute(_CANDIDATES, values | {"resting": sorted(room.resting)}).all())
 
 
-def _any_ready(session: Session, town_id: int) -> bool:
-    ready = select(Bead.id).where(Bead.town_id == town_id, Bead.ready_at.is_not(None)).limit(1)
-    return session.scalar(ready) is not None
+def _is_in_want(session: Session, town_id: int) -> bool:
+    """Whether it matters what may be started: a bead is ready, or the breaker waits for a start to close it."""
+    ready = select(Bead.id).where(Bead.town_id == town_id, Bead.ready_at.is_not(None))
+    statement = select(or_(ready.exists(), Town.breaker_opened_at.is_not(None))).where(Town.id == town_id)
+    return bool(session.scalar(statement))
 
 
 def towns_with_work(session: Session) -> list[int]:

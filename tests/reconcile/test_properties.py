@@ -1,5 +1,6 @@
 """What holds for every view that can be constructed, also for those that no row should ever give."""
 
+import json
 from datetime import datetime
 
 import pytest
@@ -21,7 +22,7 @@ from gastown.reconcile.actions import (
     StopContainer,
 )
 from gastown.reconcile.policy import Policy
-from gastown.reconcile.views import BeadView, BlockerView, DispatchView, FailureView, MergeView, dump, load
+from gastown.reconcile.views import BeadView, BlockerView, DispatchView, FailureView, MergeView, dump, dumps, load
 from gastown.states import (
     LIVE,
     AgentStatus,
@@ -121,6 +122,7 @@ def test_decide(view: BeadView, now: datetime) -> None:
 
     assert decision == decide(view, now, Policy())
     assert load(dump(view)) == view
+    assert json.loads(dumps(view)) == dump(view)
     assert decide(load(dump(view)), now, Policy()) == decision  # a stored view replays
     assert decision.reason or view.failure or view.merge
 
