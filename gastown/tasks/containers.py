@@ -144,12 +144,12 @@ def inspect_containers(node: str | None = None, sweep: bool = False) -> None:
         began = claims.clock(session)
         live = sightings.inspectable(session, node)
     news, gone = [], False
-    for each in live:
-        status = _look(registry.get(each.runtime), each.dispatch_id)
+    for sought in live:
+        status = _look(registry.get(sought.runtime), sought.dispatch_id)
         if status is not None and not status.present:
-            gone |= _note(each.dispatch_id, began, status)
-        elif status is not None and not each.known_present:
-            news.append(each.dispatch_id)
+            gone |= _note(sought.dispatch_id, began, status)
+        elif status is not None and not sought.known_present:
+            news.append(sought.dispatch_id)
     if news:
         in_transaction(lambda session: sightings.note_present(session, news, began))
     if gone:
