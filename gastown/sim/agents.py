@@ -1,0 +1,192 @@
+"""Agents: each started container is one. It calls the API as the supervisor does, and may be slow, hang, die, lose
+answers, be cut off, and come back from the dead. Told that it is fenced, it saves its work and leaves."""
+
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+from gastown.agent.protocol import Checkpoint, Done, Heartbeat, LogChunk
+from gastown.commands import attempt
+from gastown.db import in_transaction
+from gastown.errors import TemporaryError
+from gastown.runtimes import RunSpec
+from gastown.settings import get_settings
+from gastown.sim.actors import Actor
+from gastown.sim.nodes import Node
+from gastown.sim.target import sha
+from gastown.states import FailureCode
+from gastown.store.attempts import Fenced
+from gastown.store.heartbeats import Beaten
+from gastown.tasks.base import poke
+
+if TYPE_CHECKING:
+    from gastown.sim.world import World
+
+BEAT_S = 10.0
+ENDINGS = {
+    "succeeds": 1.6,
+    "changes nothing": 0.25,
+    "fails": 0.3,
+    "fails: workspace_failed": 0.1,
+    "fails: setup_failed": 0.05,
+    "fails: command_not_found": 0.03,
+    "fails: auth_failed": 0.02,
+    "fails: rate_limited": 0.05,
+}
+FAULTS = {"dies": 0.06, "hangs": 0.05, "falls silent": 0.05}
+
+
+class SimAgent:
+    """The supervisor of one attempt, and the agent below it."""
+
+    def __init__(self, world: "World", node: Node, spec: RunSpec) -> None:
+        self.world, self.node = world, node
+        self.id, self.token = spec.name, spec.token
+        self.bead = world.name_of(spec.bead_id)
+        self.name = f"{self.bead}/{spec.epoch}"
+        self.epoch = spec.epoch
+        self.assigned = self.told_to_stop = self.silent = self.hanging = self.calling = self.gone = False
+        self.next_beat_at: datetime = world.now
+        self.work = self.saved = self.chunks = 0
+        self.report: Done | None = None
+        self.answer: str | None = None
+
+    # ---- what it may do next ------------------------------------------------------------------------
+
+    def choices(self) -> list[tuple[float, str]]:
+        """With weights; those of faults are 0 while faults are off."""
+        if self.gone:
+            return []
+        faults = 1.0 if self.world.faults_on else 0.0
+        if self.silent:
+            return [(0.3 if self.world.faults_on else 5.0, "wakes up"), (0.1, "dies")]
+        ways = [(weight * faults, what) for what, weight in FAULTS.items()]
+        if self.calling or not self.reachable:
+            return ways
+        if self.report is not None:
+            return [*ways, (4, "reports"), (0.4 * faults, "reports, answer lost")]
+        if self.told_to_stop:
+            return [*ways, (4, "winds down")]
+        if not self.assigned:
+            return [*ways, (4, "assignment"), (0.3, "heartbeat"), (0.3 * faults, "assignment, answer lost")]
+        if self.world.now >= self.next_beat_at:
+            ways.append((5, "heartbeat"))
+        if self.hanging:
+            return [*ways, (0.3 if self.world.faults_on else 5.0, "wakes up")]
+        ways += [(0.4, "logs"), (0.3, "checkpoint"), (0.2, "status"), (0.3, "works")]
+        if not self.world.faults_on:
+            return [*ways, (3, "succeeds"), (0.5, "changes nothing")]
+        return ways + [(weight, what) for what, weight in ENDINGS.items()]
+
+    @property
+    def reachable(self) -> bool:
+        return self.world.api_up and self.node.connected and self.node.up
+
+    # ---- doing it -----------------------------------------------------------------------------------
+
+    def perform(self, what: str) -> None:
+        if what == "dies":
+            self.leave()
+        elif what == "hangs":
+            self.hanging = True
+        elif what == "falls silent":
+            self.silent = True
+        elif what == "wakes up":
+            self.silent = self.hanging = False
+        elif what == "works":
+            self.work += 1
+        elif what in ENDINGS or what == "winds down":
+            self.report = self._report(what)
+            self._call("reports", self._calls("reports"))
+        else:
+            plain = what.removesuffix(", answer lost")
+            self._call(plain, self._calls(plain), lost=plain != what)
+
+    def leave(self) -> None:
+        """Its process is gone, and its work is where the next attempt finds it."""
+        self.gone = True
+        self.node.agents.pop(self.id, None)
+
+    def _report(self, what: str) -> Done:
+        base = sha("base", self.bead)
+        self.saved = self.work
+        if what in ("succeeds", "changes nothing"):
+            head = base if what == "changes nothing" else sha("head", self.name, self.work)
+            return Done(outcome="succeeded", base_sha=base, head_sha=head, exit_code=0)
+        wip = sha("wip", self.name, self.work)
+        if what == "winds down":
+            return Done(outcome="stopped", base_sha=base, wip_sha=wip, message="told to stop")
+        code = what.partition(": ")[2] or str(FailureCode.AGENT_FAILED)
+        return Done(outcome="failed", base_sha=base, wip_sha=wip, code=code, message="it failed", exit_code=1)
+
+    def _calls(self, what: str) -> Callable[[Any], Any]:
+        key = UUID(self.id)
+        if what == "assignment":
+            return lambda session: attempt.assignment(session, key, get_settings().home)
+        if what == "heartbeat":
+            beat = Heartbeat(phase="agent", progressed=not self.hanging, cost_usd=self.work / 4)
+            return lambda session: attempt.heartbeat(session, key, beat)
+        if what == "logs":
+            chunk = LogChunk(seq=self.chunks, data="aGVsbG8=")
+            return lambda session: attempt.take_logs(session, key, [chunk])
+        if what == "status":
+            return lambda session: attempt.set_status(session, key, "reading")
+        if what == "checkpoint":
+            saved = Checkpoint(wip_sha=sha("wip", self.name, self.work))
+            return lambda session: attempt.checkpoint(session, key, saved)
+        assert what == "reports"
+        assert self.report is not None
+        report = self.report
+        return lambda session: attempt.finish(session, key, report)
+
+    def _usual_beat(self) -> Beaten | None:
+        """The API's quick way, for those that run and are wanted."""
+        beat = Heartbeat(phase="agent", progressed=not self.hanging, cost_usd=self.work / 4)
+        [answer] = in_transaction(lambda session: attempt.usual_heartbeats(session, [(self.token, beat)]))
+        return answer
+
+    def _call(self, what: str, transact: Callable[[Any], Any], *, lost: bool = False) -> None:
+        self.calling = True
+
+        def call() -> Any:
+            answer = self._usual_beat() if what == "heartbeat" and self.assigned else None
+            if answer is None:
+                answer = in_transaction(transact)
+            self.world.oracles.note_accepted(self, what)
+            if what == "reports":
+                poke()
+            return answer
+
+        actor = self.world.stage.add(f"api {self.name} {what}", call, home=self.world.api)
+        actor.on_end = lambda ended: self._answered(ended, what, lost)
+        self.world.advance(actor)
+
+    def _answered(self, actor: Actor, what: str, lost: bool) -> None:
+        self.calling = False
+        error = actor.error
+        if isinstance(error, Fenced):
+            self.world.oracles.note_fenced(self, what)
+            if not lost:
+                self.saved = self.work
+                self.leave()
+            return
+        if actor.killed or isinstance(error, TemporaryError) or lost:
+            return
+        if error is not None:
+            self.world.fail("an agent's call raised", f"{self.name} {what}: {type(error).__name__}: {error}")
+            return
+        self._served(what, actor.result)
+
+    def _served(self, what: str, answer: Any) -> None:
+        self.next_beat_at = self.world.now + timedelta(seconds=BEAT_S)
+        if what == "assignment":
+            self.assigned = True
+        elif what == "logs":
+            self.chunks += 1
+        elif what == "checkpoint":
+            self.saved = self.work
+        elif what == "heartbeat":
+            self.told_to_stop |= answer.stop_code is not None
+        elif what == "reports":
+            self.leave()

@@ -1,0 +1,76 @@
+"""The broker: queues as lists, whose messages may be lost, doubled, late, or out of order."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from kombu.exceptions import OperationalError
+
+from gastown.sim.actors import Option, Stage
+
+KEPT = 60  # messages of one queue; more than that is a backlog that would only slow the simulation down
+SHORT = {
+    "gastown.reconcile": "tick",
+    "gastown.start_container": "start",
+    "gastown.stop_container": "stop",
+    "gastown.inspect_containers": "inspect",
+    "gastown.merge": "merge",
+    "gastown.resync": "resync",
+    "gastown.dispatch": "dispatch",
+    "gastown.housekeeping": "housekeeping",
+}
+PUBLISHED, LOST = Option("go", 30), Option("lost", 0.6, fault=True)
+
+
+@dataclass
+class Message:
+    label: str
+    task: str
+    args: tuple[Any, ...]
+    queue: str
+    expires_at: datetime
+
+    def again(self) -> "Message":
+        return Message(self.label, self.task, self.args, self.queue, self.expires_at)
+
+
+class SimBroker:
+    """In place of Celery's `send_task`."""
+
+    def __init__(self, stage: Stage, clock: Callable[[], datetime], name_of: Callable[[str, Any], str]) -> None:
+        self.stage, self.clock, self.name_of = stage, clock, name_of
+        self.up = True
+        self.queues: dict[str, list[Message]] = {}
+
+    def send_task(self, name: str, args: Any = (), queue: str = "control", expires: float = 60.0, **_: Any) -> None:
+        chosen = self.stage.pause(f"publishes {SHORT[name]}", (PUBLISHED, LOST))
+        if not self.up:
+            raise OperationalError("the broker is away")
+        if chosen != LOST.name:
+            self.put(name, tuple(args), queue, expires)
+
+    def put(self, name: str, args: tuple[Any, ...], queue: str, expires_s: float) -> None:
+        words = [SHORT[name], *(self.name_of(name, each) for each in args)]
+        message = Message(" ".join(words), name, args, queue, self.clock() + timedelta(seconds=expires_s))
+        waiting = self.queues.setdefault(queue, [])
+        waiting.append(message)
+        del waiting[:-KEPT]
+
+    def waiting(self) -> list[Message]:
+        """Each message that could be delivered now, oldest first; of those with one label, the oldest."""
+        now = self.clock()
+        found: list[Message] = []
+        for queue in self.queues.values():
+            queue[:] = [each for each in queue if each.expires_at > now]
+            found += {each.label: each for each in reversed(queue)}.values()
+        return found
+
+    def find(self, label: str) -> Message | None:
+        return next((each for each in self.waiting() if each.label == label), None)
+
+    def remove(self, message: Message) -> None:
+        self.queues[message.queue] = [each for each in self.queues[message.queue] if each is not message]
+
+    def flush(self) -> None:
+        self.queues.clear()

@@ -1,0 +1,61 @@
+"""What must hold when nothing is under way: every bead is over or waits for a true reason, and its story replays."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from sqlalchemy import or_, select
+from sqlalchemy.orm import Session
+
+from gastown.models import Bead, DecisionRow
+from gastown.reconcile import decide
+from gastown.reconcile.actions import Escalate
+from gastown.reconcile.views import load
+from gastown.states import TERMINAL, Verdict
+from gastown.store.claims import clock
+from gastown.store.policies import policy_of, town_policy
+from gastown.store.views import load_views
+
+# a start goes on by itself, and is looked at on time: nothing is to be done because it came one step further
+UNDER_WAY: set[str | None] = {Verdict.DISPATCH, Verdict.AWAITING_START, Verdict.AWAITING_AGENT}
+# what only a person ends; anything else has to end by itself
+FOR_PEOPLE = {Verdict.HELD, Verdict.BLOCKER_FAILED, Verdict.MERGE_HELD, Verdict.BLOCKED}
+
+
+def replay_decisions(session: Session) -> list[str]:
+    """Each decision in the log, made again from its stored view: those that differ."""
+    found = []
+    for row in session.scalars(select(DecisionRow).order_by(DecisionRow.id)).all():
+        again = decide(load(row.view), row.at, policy_of(session, session.get_one(Bead, row.bead_id).rig_id))
+        stored = (row.verdict, row.reason, row.rule, row.next_look)
+        if (str(again.verdict), again.reason, again.rule, again.next_look) != stored:
+            found.append(f"decision {row.id} of {row.bead_id}: {row.rule}: {row.reason!r}, and now {again.reason!r}")
+    return found
+
+
+def forgotten(session: Session) -> list[str]:
+    """Beads that are not due, of which the rules would now say something else than they last said: nobody woke them."""
+    found = []
+    now = clock(session)
+    later = or_(Bead.wake_at.is_(None), Bead.wake_at > now)
+    for bead in session.scalars(select(Bead).where(later, Bead.status.not_in(TERMINAL)).order_by(Bead.id)).all():
+        if bead.verdict is None and bead.wake_at is not None:
+            continue  # its first decision raised, and waits out its delay
+        policy = town_policy(session, bead.town_id)
+        [(_bead, view)] = load_views(session, [bead.id], now, policy)
+        decision = decide(view, now, policy_of(session, bead.rig_id))
+        same = str(decision.verdict) == bead.verdict or {str(decision.verdict), bead.verdict} <= UNDER_WAY
+        if bead.wake_at is None:
+            repeatable = all(isinstance(action, Escalate) for action in decision.actions)  # asked once, however often
+            same &= decision.reason == bead.verdict_reason and repeatable
+        if not same:
+            found.append(f"{bead.id} sleeps as {bead.verdict} ({bead.verdict_reason}), and is {decision.verdict}")
+    return found
+
+
+def restless(rows: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Beads that are neither over nor waiting for a person, with what they wait for."""
+    return [
+        f"{row['id']} is {row['status']}: {row['verdict']}"
+        for row in rows
+        if row["status"] not in TERMINAL and (row["verdict"] not in FOR_PEOPLE or row["wake_at"] is not None)
+    ]

@@ -1,0 +1,173 @@
+"""The repositories into which work is merged: commits as names, each with all that it stands on."""
+
+import hashlib
+from dataclasses import dataclass, field
+from typing import Any
+
+from gastown.errors import RepositoryUnavailable
+from gastown.refinery.jobs import (
+    AlreadyMerged,
+    Dirty,
+    Held,
+    MergeJob,
+    Moved,
+    Prepared,
+    PrepareOutcome,
+    Pushed,
+    PushOutcome,
+    PushRefused,
+    Stopped,
+    Unknown,
+)
+from gastown.sim.actors import Option, Stage
+from gastown.states import HoldCode
+
+PREPARING = (
+    Option("clean", 20),
+    Option("conflict", 0.7, fault=True),
+    Option("red", 0.7, fault=True),
+    Option("away", 1, fault=True),
+    Option("crashes", 0.2, fault=True),
+)
+GATING = (Option("passes", 20),)
+PUSHING = (
+    Option("arrives", 20),
+    Option("moved", 1.5, fault=True),
+    Option("refused", 0.5, fault=True),
+    Option("dirty", 1.5, fault=True),
+    Option("no answer, arrived", 1.5, fault=True),
+    Option("no answer", 1.5, fault=True),
+)
+LOOKING = (Option("answers", 10), Option("away", 1, fault=True))
+
+
+def sha(*words: object) -> str:
+    return hashlib.sha1(" ".join(map(str, words)).encode(), usedforsecurity=False).hexdigest()
+
+
+@dataclass
+class Landing:
+    """One commit that a push brought to the target's head."""
+
+    rig_id: int
+    commit: str
+    merges: list[str]  # the heads that came with it
+
+
+@dataclass
+class Target:
+    """The branch of one rig."""
+
+    head: str
+    above: dict[str, frozenset[str]] = field(default_factory=dict)  # commit -> all that it stands on, with itself
+    merged_head: dict[str, str] = field(default_factory=dict)  # merge commit -> the head that it merged
+    strangers: int = 0
+
+    def holds(self, commit: str) -> bool:
+        return commit in self.above[self.head]
+
+
+class SimTargets:
+    """In place of `gastown.refinery.merging`: the same functions, with the outcomes that the scheduler chooses."""
+
+    def __init__(self, stage: Stage) -> None:
+        self.stage = stage
+        self.targets: dict[int, Target] = {}
+        self.landings: list[Landing] = []  # since the oracles looked last
+
+    def of(self, rig_id: int) -> Target:
+        if rig_id not in self.targets:
+            root = sha("root", rig_id)
+            self.targets[rig_id] = Target(root, {root: frozenset({root})})
+        return self.targets[rig_id]
+
+    def prepare(self, job: MergeJob, runtime: Any, on_step: Any, should_stop: Any) -> PrepareOutcome:
+        outcome = self.stage.pause("prepares", PREPARING)
+        target = self.of(job.rig_id)
+        if outcome == "away":
+            raise RepositoryUnavailable("the remote does not answer")
+        if outcome == "crashes":
+            raise OSError("no space left on device")
+        if target.holds(job.head_sha):
+            bringer = next(each for each, head in target.merged_head.items() if head == job.head_sha)
+            return AlreadyMerged(bringer)
+        expected = target.head
+        above = target.above.get(job.staged_sha or "")
+        base = job.staged_sha if above is not None and target.head in above else target.head
+        assert base is not None
+        if job.head_sha in target.above[base]:
+            return Prepared(merge_sha=base, base_sha=base, expected_sha=expected)
+        if should_stop():
+            return Stopped()
+        on_step("merge")
+        if outcome == "conflict":
+            return Held(code=HoldCode.CONFLICT, reason="conflicts in a.py")
+        commit = sha("merge", job.head_sha, base, job.merge_epoch)
+        target.above[commit] = target.above[base] | {commit, job.head_sha}
+        target.merged_head[commit] = job.head_sha
+        on_step("gate")
+        self.stage.pause("runs its gates", GATING)
+        if should_stop():
+            return Stopped()
+        if outcome == "red":
+            return Held(code=HoldCode.GATE_FAILED, reason="the gate is red", output="1 failed")
+        return Prepared(merge_sha=commit, base_sha=base, expected_sha=expected)
+
+    def push(self, job: MergeJob, prepared: Prepared) -> PushOutcome:
+        return self._push(job, prepared.merge_sha, prepared.expected_sha)
+
+    def land(self, job: MergeJob, staged_sha: str) -> PushOutcome:
+        if self.stage.pause("looks", LOOKING) == "away":
+            return Unknown("the remote does not answer")
+        target = self.of(job.rig_id)
+        if staged_sha not in target.above:
+            return Moved()
+        if target.holds(staged_sha):
+            return Pushed()
+        if target.head not in target.above[staged_sha]:
+            return Moved()
+        return self._push(job, staged_sha, target.head)
+
+    def _push(self, job: MergeJob, commit: str, expected: str) -> PushOutcome:
+        outcome = self.stage.pause("pushes", PUSHING)
+        target = self.of(job.rig_id)
+        if outcome == "moved":
+            self.stranger(job.rig_id)
+        if target.head not in (expected, commit):
+            return Moved()
+        if outcome == "refused":
+            return PushRefused("protected branch")
+        if outcome == "dirty":
+            return Dirty(("a.py",))
+        if outcome == "no answer":
+            return Unknown("the connection broke")
+        if target.head != commit:
+            brought = sorted(target.merged_head[each] for each in self._new(target, commit))
+            self.landings.append(Landing(job.rig_id, commit, brought))
+            target.head = commit
+        self.stage.pause("pushed")
+        return Pushed() if outcome == "arrives" else Unknown("the connection broke")
+
+    @staticmethod
+    def _new(target: Target, commit: str) -> list[str]:
+        return [each for each in target.above[commit] - target.above[target.head] if each in target.merged_head]
+
+    def stranger(self, rig_id: int) -> None:
+        """Somebody else pushes to the target."""
+        target = self.of(rig_id)
+        target.strangers += 1
+        commit = sha("stranger", rig_id, target.strangers)
+        target.above[commit] = target.above[target.head] | {commit}
+        target.head = commit
+
+    def contains(self, job: MergeJob, commit: str) -> bool:
+        if self.stage.pause("looks", LOOKING) == "away":
+            raise RepositoryUnavailable("the remote does not answer")
+        return self.of(job.rig_id).holds(commit)
+
+    def stage_commit(self, job: MergeJob, prepared: Prepared) -> None:
+        if self.stage.pause("stages", LOOKING) == "away":
+            raise RepositoryUnavailable("the remote does not answer")
+
+    def release(self, job: MergeJob) -> None:
+        """It has no folders."""

@@ -1,0 +1,152 @@
+"""What people ask for. Each is a label, `user cancel B3`, so that a history can be read and replayed."""
+
+from collections.abc import Callable
+from random import Random
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy.orm import Session
+
+from gastown.commands import edges, towns, work
+from gastown.db import in_transaction
+from gastown.errors import GastownError
+from gastown.models import Rig, Town
+from gastown.sim.actors import Actor
+from gastown.states import PRIORITIES
+from gastown.tasks.base import poke, publish
+
+if TYPE_CHECKING:
+    from gastown.sim.world import World
+
+AT_ONCE = 10  # beads that are not over; more of them only take turns
+POLICIES = {"max_running": (1, 2, 3, 4), "rig_max_running": (1, 2, 3)}
+WISHES = {
+    "sling": 3.0,
+    "cancel": 0.8,
+    "retry": 1.2,
+    "again": 0.4,
+    "hold": 0.5,
+    "release": 1.0,
+    "force": 0.6,
+    "block": 0.7,
+    "unblock": 0.7,
+    "pause": 0.2,
+    "resume": 0.6,
+    "drain": 0.15,
+    "policy": 0.3,
+}
+
+
+class Users:
+    """People at the command line. What they ask for may be refused; what must not happen is an error."""
+
+    def __init__(self, world: "World") -> None:
+        self.world = world
+
+    def draw(self, rng: Random) -> str | None:
+        """Something that a person may want now. None: nothing to want it of."""
+        wish = rng.choices(list(WISHES), list(WISHES.values()))[0]
+        beads, world = list(self.world.beads), self.world
+        if wish == "sling":
+            if world.oracles.unfinished >= AT_ONCE:
+                return None
+            after = rng.sample(beads, min(len(beads), rng.choice((0, 0, 1, 2))))
+            words = ["sling", f"B{len(beads) + 1}", rng.choice(list(world.rigs)), rng.choice(PRIORITIES), *after]
+        elif wish in ("pause", "resume"):
+            words = [wish, rng.choice([*world.rigs, "town"])]
+        elif wish == "drain":
+            words = [wish, rng.choice(list(world.nodes))]
+        elif wish == "policy":
+            name = rng.choice(list(POLICIES))
+            words = [wish, name, str(rng.choice(POLICIES[name]))]
+        elif not beads:
+            return None
+        elif wish in ("block", "unblock"):
+            words = [wish, rng.choice(beads), rng.choice(beads)]
+        else:
+            words = [wish, rng.choice(beads[-12:])]
+        return f"user {' '.join(words)}"
+
+    def perform(self, label: str) -> bool:
+        """False: it cannot be asked for now."""
+        _user, wish, *rest = label.split(" ")
+        ask = self._wish(wish, rest)
+        if ask is None:
+            return False
+
+        def command() -> Any:
+            effects = in_transaction(ask)
+            for effect in effects if isinstance(effects, list) else []:
+                publish(effect)
+            poke()
+            return effects
+
+        actor = self.world.stage.add(label, command, home=self.world.api)
+        actor.on_end = self._ended
+        self.world.advance(actor)
+        return True
+
+    def _ended(self, actor: Actor) -> None:
+        words = actor.name.split(" ")
+        if actor.error is None and words[1] in ("force", "retry", "again"):
+            self.world.oracles.note_retry(self.world.beads[words[2]][0])
+        if actor.error is not None and not actor.killed and not isinstance(actor.error, GastownError):
+            self.world.fail("a command raised", f"{actor.name}: {type(actor.error).__name__}: {actor.error}")
+
+    def _wish(self, wish: str, rest: list[str]) -> Callable[[Session], Any] | None:
+        world = self.world
+        if wish == "sling":
+            return self._sling(*rest)
+        if wish in ("pause", "resume"):
+            town_id = world.towns["town"] if rest[0] == "town" else world.rigs[rest[0]][0]
+            rig = None if rest[0] == "town" else rest[0]
+            return lambda session: towns.set_paused(session, town_id, wish == "pause", rig=rig)
+        if wish == "drain":
+            return lambda session: towns.drain_node(session, rest[0])
+        if wish == "policy":
+            return lambda session: self._set_policy(session, rest[0], int(rest[1]))
+        if any(each not in world.beads for each in rest):
+            return None
+        key, town_id = world.beads[rest[0]]
+        return self._wish_of_bead(wish, rest, key, town_id)
+
+    def _wish_of_bead(self, wish: str, rest: list[str], key: str, town_id: int) -> Callable[[Session], Any]:
+        match wish:
+            case "cancel":
+                return lambda session: work.cancel(session, town_id, key)
+            case "retry":
+                return lambda session: work.retry(session, town_id, key)
+            case "again":
+                return lambda session: work.retry(session, town_id, key, again=True)
+            case "hold":
+                return lambda session: work.hold(session, town_id, key, "not now")
+            case "release":
+                return lambda session: work.release(session, town_id, key)
+            case "force":
+                return lambda session: work.force_dispatch(session, key) and []
+            case "block":
+                other = self.world.beads[rest[1]][0]
+                return lambda session: edges.block(session, town_id, key, other)
+            case "unblock":
+                other = self.world.beads[rest[1]][0]
+                return lambda session: edges.unblock(session, town_id, key, other)
+            case _:
+                raise ValueError(f"nobody can wish for {wish}")
+
+    def _sling(self, name: str, rig_name: str, priority: str, *after: str) -> Callable[[Session], Any] | None:
+        world = self.world
+        if name in world.beads or any(each not in world.beads for each in after):
+            return None
+        town_id, rig_id = world.rigs[rig_name]
+        blockers = [world.beads[each][0] for each in after if world.beads[each][1] == town_id]
+        new = work.NewBead(title=f"do {name}", priority=priority, after=blockers)
+
+        def sling(session: Session) -> Any:
+            key = work.sling(session, town_id, session.get_one(Rig, rig_id), new)
+            world.promise_bead(name, key, town_id)
+            return key
+
+        return sling
+
+    def _set_policy(self, session: Session, name: str, value: int) -> None:
+        town = session.get_one(Town, self.world.towns["town"])
+        town.policy = town.policy | {name: value}

@@ -1,0 +1,281 @@
+"""One simulated installation: towns, machines, workers, agents, people, a clock, and all that may happen next.
+
+Each step is one label, such as `deliver start B3/2 to w1`. What is enabled is drawn by weights; a label alone says what
+to do, so that a list of labels is a history that can be replayed, in part or whole.
+"""
+
+import sys
+from collections.abc import Callable, Iterator, MutableMapping
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
+from typing import Any
+
+import structlog
+
+from gastown.beat_schedule import BEAT_SCHEDULE
+from gastown.commands import towns
+from gastown.db import in_transaction, transaction
+from gastown.errors import DatabaseUnavailable
+from gastown.models import Town
+from gastown.reconcile.policy import Policy
+from gastown.runtimes import RunSpec
+from gastown.sim import seams
+from gastown.sim.actors import Actor, Killed, Stage
+from gastown.sim.agents import SimAgent
+from gastown.sim.broker import SimBroker
+from gastown.sim.chances import Chances
+from gastown.sim.database import Server
+from gastown.sim.nodes import Node, SimRuntime
+from gastown.sim.oracles import Oracles, Row, Snapshot
+from gastown.sim.target import SimTargets, sha
+from gastown.sim.users import Users
+from gastown.sim.workers import Fleet, SimLease, Worker
+from gastown.store import services, workers
+from gastown.store.views import API
+from gastown.tasks import housekeeping
+
+NOON = datetime(2026, 1, 5, 12, tzinfo=UTC)
+NODE_BEAT_S, API_BEAT_S = housekeeping.NODE_BEAT_S, services.API_BEAT_S
+BEATS = ("beat-1", "beat-2")
+
+
+class Broken(Exception):
+    """An invariant does not hold."""
+
+    def __init__(self, invariant: str, detail: str) -> None:
+        super().__init__(f"{invariant}: {detail}")
+        self.invariant, self.detail = invariant, detail
+
+
+class World:
+    """Everything of one seed. `perform` does what a label says; `Chances` draws labels."""
+
+    def __init__(self, server: Server, seed: int) -> None:
+        self.server, self.seed = server, seed
+        self.now = NOON
+        self.step = 0
+        self.stage = Stage()
+        self.broker = SimBroker(self.stage, lambda: self.now, self.name_of_argument)
+        self.targets = SimTargets(self.stage)
+        self.runtime = SimRuntime(self.stage, self.boot, lambda key: self.oracles.note_stop(key))
+        self.fleet = Fleet(self)
+        self.oracles = Oracles(self)
+        self.users = Users(self)
+        self.chances = Chances(self)
+        self.api = SimpleNamespace(name="api", node=None)
+        self.api_up = self.faults_on = True
+        self.api_beat_at = self.now
+        self.nodes: dict[str, Node] = {}
+        self.towns: dict[str, int] = {}
+        self.rigs: dict[str, tuple[int, int]] = {}
+        self.beads: dict[str, tuple[str, int]] = {}  # name -> id and town
+        self.names: dict[str, str] = {}  # id -> name
+        self.leases: list[SimLease] = []
+        self.ended: dict[str, str] = {}  # attempt -> outcome of its accepted report
+        self.due: dict[tuple[str, str], datetime] = {}  # of each beat and entry
+        self.broken: Broken | None = None
+        self.policies: list[tuple[int, Snapshot]] = []
+
+    # ---- set-up --------------------------------------------------------------------------------------
+
+    @contextmanager
+    def running(self) -> Iterator["World"]:
+        """In a database of its own, with the product's outside replaced."""
+        with self.server.fresh(self.stage, self.now), seams.installed(self):
+            self._populate()
+            self.oracles.connect()
+            try:
+                self.oracles.look(None)
+                yield self
+            finally:
+                self.oracles.close()
+                for actor in list(self.stage.actors.values()):
+                    self.kill(actor)
+
+    def _populate(self) -> None:
+        """Two towns that share two machines, three rigs, three workers for starts and two for merges."""
+        with transaction() as session:
+            for name, rigs in (("town", ("r1", "r2")), ("other", ("r3",))):
+                self.towns[name] = town_id = towns.ensure_town(session, name)
+                for rig in rigs:
+                    new = towns.NewRig(name=rig, repository=f"/srv/{rig}", branch="main", agent="shell")
+                    self.rigs[rig] = (town_id, towns.add_rig(session, town_id, new).id)
+            services.beat(session, API)
+            session.get_one(Town, self.towns["other"]).policy = {"attempt_cap_usd": 2.0}
+        for name, capacity in (("a", 2), ("b", 2), ("c", 1)):
+            self.nodes[name] = Node(name, capacity, joined=name != "c")
+        for name, node, queues in (
+            ("w1", "a", ("control", "node.a")),
+            ("w2", "b", ("control", "node.b")),
+            ("w3", "b", ("node.b",)),
+            ("w4", "c", ("control", "node.c")),
+            ("m1", "a", ("merge",)),
+            ("m2", "b", ("merge",)),
+        ):
+            self.fleet.workers[name] = Worker(name, self.nodes[node], queues, up=node != "c")
+        for beat in BEATS:
+            for entry in BEAT_SCHEDULE:
+                self.due[beat, entry] = self.now
+        self.api_back_at = self.now
+        self.now += timedelta(minutes=2)  # the API has been there for a lease: silence says something
+        self.server.now = self.now
+        with transaction() as session:
+            services.beat(session, API)
+
+    # ---- what the product meets ----------------------------------------------------------------------
+
+    def before_transaction(self, actor: Actor) -> None:
+        if actor.where != "begins":
+            self.stage.pause("before a transaction")
+        elif actor.killed:
+            raise Killed
+        actor.where = "in a transaction"
+        actor.began_at_step = self.step
+        node = actor.home.node
+        if node is not None and not node.connected:
+            raise DatabaseUnavailable("the network is gone")
+
+    def is_shutting_down(self) -> bool:
+        actor = self.stage.current
+        return actor is not None and getattr(actor.home, "shutting_down", False)
+
+    def on_log(self, _logger: Any, method: str, event: MutableMapping[str, Any]) -> Any:
+        """An error in the log is a fault of the product; nothing else is printed."""
+        ours = isinstance(sys.exception(), OSError)  # the simulation's own: a full disk, say
+        if method in ("error", "exception", "critical") and not ours:
+            words = " ".join(f"{key}={value}" for key, value in event.items() if key != "exc_info")
+            self.fail("an error was logged", words)
+        raise structlog.DropEvent
+
+    def boot(self, node: Node, spec: RunSpec) -> None:
+        if spec.name not in node.agents and node.up:
+            node.agents[spec.name] = SimAgent(self, node, spec)
+
+    def name_of(self, key: Any) -> str:
+        """What an id is called in labels: the same in every run, whatever the ids are."""
+        text = str(key)
+        if text in self.names:
+            return self.names[text]
+        now = self.oracles.now.tables
+        if text in now["dispatches"]:
+            row = now["dispatches"][text]
+            self.names[text] = f"{self.name_of(row['bead_id'])}/{row['epoch']}"
+        return self.names.get(text, text)
+
+    def name_of_argument(self, task: str, value: Any) -> str:
+        """Of a task's message: a town's, a merge request's, or that of what an id means everywhere."""
+        if task == "gastown.reconcile":
+            return next((name for name, key in self.towns.items() if key == value), str(value))
+        if task == "gastown.merge":
+            row = self.oracles.now.tables["merge_requests"].get(value)
+            return str(value) if row is None else self.name_of(row["dispatch_id"])
+        return self.name_of(value)
+
+    def promise_bead(self, name: str, key: str, town_id: int) -> None:
+        """It is being slung. Until its transaction is there, nobody can speak of it."""
+        self.names[key] = name
+        self.promised = (name, key, town_id)
+
+    def wip_of(self, agent: SimAgent) -> str:
+        return sha("wip", agent.name, agent.work)
+
+    def fail(self, invariant: str, detail: str) -> None:
+        """Kept until the step ends: an actor's thread must not be torn. The first one counts."""
+        if self.broken is None:
+            self.broken = Broken(invariant, detail)
+
+    # ---- steps ---------------------------------------------------------------------------------------
+
+    def take(self, label: str) -> bool:
+        """Do what the label says, then look at everything. False: it is not possible now. Raises Broken."""
+        self.step += 1
+        self.moved: Actor | None = None
+        if not self.chances.perform(label):
+            return False
+        self.look()
+        return True
+
+    def look(self) -> None:
+        self.oracles.look(self.moved)
+        for key, row in self.oracles.now.tables["beads"].items():
+            name = self.names.get(key)
+            if name is not None and name not in self.beads:
+                self.beads[name] = (key, row["town_id"])
+        self._note_policies()
+        if self.broken is not None:
+            raise self.broken
+
+    def advance(self, actor: Actor, chosen: str = "go", pause_in: int | None = None) -> None:
+        """Let an actor run to where something else may happen."""
+        workers.this_life = getattr(actor.home, "this_life", "0" * 12)
+        self.moved = actor
+        self.stage.resume(actor, chosen, pause_in)
+        actor.paused_at = self.now
+        if actor.done and actor.on_end is not None:
+            actor.on_end(actor)
+
+    def kill(self, actor: Actor) -> None:
+        self.server.generation += 1
+        self.stage.kill(actor)
+        if actor.on_end is not None:
+            actor.on_end(actor)
+
+    def move_clock(self, seconds: float) -> None:
+        self.now += timedelta(seconds=seconds)
+        self.server.now = self.now
+        self.fleet.enforce_limits()
+
+    def do(self, name: str, work: Callable[[], Any], home: Any) -> None:
+        """Some upkeep, as an actor of its own."""
+        self.advance(self.stage.add(name, work, home=home))
+
+    def beat_node(self, worker: Worker) -> None:
+        worker.beat_at = self.now + timedelta(seconds=NODE_BEAT_S)
+        node = worker.node if worker.queues != ("merge",) else None
+
+        def beat() -> None:
+            if node is not None:
+                in_transaction(lambda session: towns.beat_node(session, node.name, "process", node.capacity))
+            if not worker.joined:
+                housekeeping.rejoin(worker.hostname, node.name if node else None)
+                worker.joined = True
+
+        self.do(f"beat of {worker.name}", beat, worker)
+
+    def beat_api(self) -> None:
+        self.api_beat_at = self.now + timedelta(seconds=API_BEAT_S)
+        self.do("beat of api", lambda: in_transaction(lambda session: services.beat(session, API)), self.api)
+
+    def tick(self, beat: str, entry: str) -> None:
+        each = BEAT_SCHEDULE[entry]
+        self.due[beat, entry] = self.now + timedelta(seconds=each["schedule"])
+        self.broker.put(each["task"], each["args"], "control", each["options"]["expires"])
+
+    # ---- limits in force -----------------------------------------------------------------------------
+
+    def _note_policies(self) -> None:
+        now, last = self.oracles.now, self.policies[-1][1] if self.policies else None
+        if last is None or any(now.tables[table] != last.tables[table] for table in ("towns", "rigs", "nodes")):
+            self.policies.append((self.step, now))
+
+    def limits_since(self, step: int, new: Row, before: Snapshot, after: Snapshot) -> dict[str, int]:
+        """The widest limits that were in force since that step: a change may be a moment old."""
+        from_then = [snapshot for at, snapshot in self.policies if at >= step]
+        earlier = [snapshot for at, snapshot in self.policies if at < step][-1:]
+        all_of_them = (*earlier, *from_then, before, after)
+        found = [self._limits(snapshot, new) for snapshot in all_of_them if snapshot.tables["towns"]]
+        return {what: max(limits[what] for limits in found) for what in found[0]}
+
+    @staticmethod
+    def _limits(snapshot: Snapshot, new: Row) -> dict[str, int]:
+        town = snapshot.tables["towns"][new["town_id"]]
+        rig = snapshot.tables["rigs"][new["rig_id"]]
+        policy = Policy.of(town["policy"], rig["policy"])
+        closed = town["paused"] or rig["paused"]
+        node = snapshot.tables["nodes"].get(new["node_id"])
+        return {
+            "town_id": 0 if closed else Policy.of(town["policy"]).max_running,
+            "rig_id": policy.rig_max_running,
+            "node_id": 0 if node is None or node["draining"] else node["capacity"],
+        }
