@@ -198,10 +198,5 @@ def dump(view: BeadView) -> dict[str, Any]:
     return stored
 
 
-def dumps(view: BeadView) -> str:
-    """The same as text: one call for all of it, because each tick writes a hundred."""
-    return _ADAPTER.dump_json(view, exclude_defaults=True).decode()
-
-
 def load(stored: dict[str, Any]) -> BeadView:
     return _ADAPTER.validate_python(stored)

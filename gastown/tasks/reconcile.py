@@ -19,7 +19,7 @@ from gastown.store import claims, counters, policies, rule_errors, views
 from gastown.store.moves import set_beads
 from gastown.store.policies import Policies
 from gastown.tasks import correcting
-from gastown.tasks.base import poke, publish, send
+from gastown.tasks.base import poke, publish_all, send
 
 log = structlog.get_logger()
 
@@ -50,8 +50,7 @@ def reconcile_town(town_id: int) -> None:
         done = in_transaction(lambda session: _batch(session, town_id))
         if done is None:
             return  # another worker is at it and sees what we would
-        for effect in done.effects:  # after the commit, so that workers find the new state
-            publish(effect)
+        publish_all(done.effects)  # after the commit, so that workers find the new state
         if not done.worked:
             with transaction() as session:  # once more without the lock: what came meanwhile was not for us to see
                 if not claims.something_due(session, town_id):

@@ -1,5 +1,6 @@
 """Ticks of the real reconciler without workers: who is started, where, in which order, and how many."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -48,15 +49,16 @@ def test_a_new_bead_is_started(town: Town) -> None:
 
 def test_effects_are_published_after_the_commit(town: Town, monkeypatch: pytest.MonkeyPatch) -> None:
     """L6: a worker that is faster than we are finds the row."""
-    seen, publish = [], ticking.publish
+    seen, publish = [], ticking.publish_all
 
-    def look_then_publish(effect: Effect) -> bool:
-        assert isinstance(effect, StartContainer)
-        with transaction() as session:
-            seen.append(session.scalar(select(Dispatch.status).where(Dispatch.id == effect.dispatch_id)))
-        return publish(effect)
+    def look_then_publish(effects: Sequence[Effect]) -> bool:
+        for effect in effects:
+            assert isinstance(effect, StartContainer)
+            with transaction() as session:
+                seen.append(session.scalar(select(Dispatch.status).where(Dispatch.id == effect.dispatch_id)))
+        return publish(effects)
 
-    monkeypatch.setattr(ticking, "publish", look_then_publish)
+    monkeypatch.setattr(ticking, "publish_all", look_then_publish)
     committed(a_bead)
     tick()
     assert seen == [QUEUED]
