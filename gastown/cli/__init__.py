@@ -25,6 +25,9 @@ MODULES = (
     "gastown.cli.sling",
     "gastown.cli.bead",
     "gastown.cli.why",
+    "gastown.cli.inbox",
+    "gastown.cli.town",
+    "gastown.cli.fleet",
     "gastown.cli.logs",
     "gastown.cli.own",
 )

@@ -31,10 +31,10 @@ def masked(url: str) -> str:
 
 @config.command()
 def show(as_json: AsJson = False) -> None:
-    """List every setting, its value, and where the value came from: default, file or environment."""
+    """List every setting, its value, and where that came from: default, file, environment, or set for town or rig."""
     from gastown import settings
 
-    rows = [*_rows(settings.get_settings(), "", _in_file()), *_policy_rows()]
+    rows = [*_rows(settings.get_settings(), "", _in_file()), *_rows_of_town(list(_policy_rows()), quiet=as_json)]
     if as_json:
         typer.echo(json.dumps([dict(zip(("setting", "value", "source"), row, strict=True)) for row in rows], indent=2))
         return
@@ -85,6 +85,38 @@ def _policy_rows() -> Iterator[Row]:
     for name, value in asdict(Policy.of(given)).items():
         inherited = _source("policy", name in in_file) if name in given else "default"
         yield f"policy.{name}", _plain(value), inherited if _variable(f"policy.{name}") is None else "environment"
+
+
+def _rows_of_town(rows: list[Row], *, quiet: bool) -> list[Row]:
+    """With the numbers that were set for the town instead, and those that were set for a rig beside them."""
+    from sqlalchemy.orm import Session
+
+    from gastown.cli.ask import ask
+    from gastown.errors import DatabaseUnavailable
+    from gastown.models import Town
+    from gastown.store import policies, rigs
+
+    def read(session: Session, town_id: int) -> tuple[Any, list[tuple[str, Any]], list[str]]:
+        of_rigs = [(rig.name, own) for rig, own in rigs.policies_of(session, town_id)]
+        wrong = policies.load_policies(session, town_id).wrong
+        return session.get_one(Town, town_id).policy, of_rigs, sorted(wrong.values())
+
+    try:
+        of_town, of_rigs, wrong = ask(read)
+    except DatabaseUnavailable as error:
+        if not quiet:
+            typer.echo(f"note: numbers that were set for the town or a rig are left out: {error}", err=True)
+        return rows
+    for fault in wrong:
+        typer.echo(f"warning: nothing is started there: {fault}", err=True)
+    found = []
+    for name, value, source in rows:
+        key = name.removeprefix("policy.")
+        set_for_town = isinstance(of_town, dict) and key in of_town
+        found.append((name, of_town[key], "town") if set_for_town else (name, value, source))
+        of_rig = [(rig, own) for rig, own in of_rigs if isinstance(own, dict) and key in own]
+        found += [(name, own[key], f"rig {rig}") for rig, own in of_rig]
+    return found
 
 
 def _source(name: str, is_in_file: bool) -> str:

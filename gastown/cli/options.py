@@ -15,3 +15,8 @@ Gates = Annotated[
 AllowRed = Annotated[bool, typer.Option("--allow-red", help="Take it although setup or a gate fails as it is.")]
 Limit = Annotated[int, typer.Option("--limit", "-n", min=1, max=10_000, help="At most so many.")]
 BeadId = Annotated[str, typer.Argument(metavar="BEAD", help="The id of a bead, such as gt-7k3fq.")]
+Policies = Annotated[
+    list[str] | None,
+    typer.Option("--policy", metavar="KEY=VALUE", help="A number of the rules; gastown config show lists them all."),
+]
+Unset = Annotated[list[str] | None, typer.Option("--unset", metavar="KEY", help="Take such a number back.")]

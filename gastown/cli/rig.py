@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gastown.cli.options import Agent, AllowRed, AsJson, Branch, Gates, RigName, Setup
+from gastown.cli.options import Agent, AllowRed, AsJson, Branch, Gates, Policies, RigName, Setup, Unset
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -87,6 +87,8 @@ def change_rig(
     no_gates: NoGates = False,
     environment: Environment = False,
     allow_red: AllowRed = False,
+    policy: Policies = None,
+    unset: Unset = None,
 ) -> None:
     """Change a rig for the time to come, after setup and gates have passed."""
     import os
@@ -97,6 +99,10 @@ def change_rig(
 
     if no_gates and gate:
         raise UsageError("--gate and --no-gates contradict each other", hint="give one of them")
+    if policy or unset:
+        _change_policy(name, policy or [], unset or [])
+        if not (agent or setup is not None or gate or no_gates or environment):
+            return
     wanted = adding.Wanted(
         repository="",
         agent=agent,
@@ -112,6 +118,22 @@ def change_rig(
         adding.show_red(error)
         raise
     screen.say(f"rig {name}: " + (f"{', '.join(changed)} changed" if changed else "nothing to change"))
+
+
+def _change_policy(name: str, given: "Sequence[str]", unset: "Sequence[str]") -> None:
+    from gastown.cli import screen
+    from gastown.cli.ask import ask, publish_after
+    from gastown.commands import policies, towns
+
+    changes = policies.read_assignments(given)
+
+    def change(session: "Session", town_id: int) -> list[str]:
+        return policies.change_rig_policy(session, towns.get_rig(session, town_id, name), changes, unset)
+
+    changed = ask(change)
+    if changed:
+        publish_after()
+    screen.say(f"rig {name}: {', '.join(changed)}" if changed else f"rig {name}: no number to change")
 
 
 @rig.command("list")
@@ -183,6 +205,10 @@ def _print_rig(row: "RigRow") -> None:
         screen.say(f"  {'gate':<11} {one_line(gate)}")
     if not row.gates:
         screen.say(f"  {'gate':<11} none: whatever an agent commits is merged unchecked")
+    for key, value in row.policy.items() if isinstance(row.policy, dict) else ():
+        screen.say(f"  {'policy':<11} {one_line(key)} = {one_line(str(value), 100)}")
+    if row.wrong:
+        screen.say(f"  {'WRONG':<11} nothing is started: {one_line(row.wrong, 300)}")
 
 
 @rig.command("pause")

@@ -109,5 +109,5 @@ def _print_town() -> None:
     except DatabaseUnavailable:
         return
     typer.echo(f"  {'town':<9} {now.words()}")
-    if now.need_you:
-        typer.echo("next: gastown why --all")
+    if now.next_command:
+        typer.echo(f"next: {now.next_command}")

@@ -9,7 +9,7 @@ from gastown.cli.board import is_settled
 from gastown.cli.words import at, one_line
 from gastown.reconcile.views import TownView
 from gastown.states import BeadStatus, Verdict
-from gastown.store import claims, explain, listing, load
+from gastown.store import claims, escalations, explain, listing, load
 
 COUNTED = 2000  # beads; `status` is typed often, and should answer at once in a town with more
 
@@ -21,13 +21,20 @@ class Townwide:
     ready: int
     waiting: int
     need_you: int
+    asked: int  # requests in the inbox
     more: bool  # there are beads that were not counted
 
     def words(self) -> str:
         need = "needs you" if self.need_you == 1 else "need you"
         counts = f"{self.running} running, {self.ready} ready, {self.waiting} waiting, {self.need_you} {need}"
         newest = f" (of the newest {COUNTED})" if self.more else ""
-        return f"{self.paused or 'not paused'}; {counts}{newest}"
+        inbox = f"; {self.asked} in the inbox" if self.asked else ""
+        return f"{self.paused or 'not paused'}; {counts}{newest}{inbox}"
+
+    @property
+    def next_command(self) -> str:
+        """What a person should look at; empty when there is nothing."""
+        return "gastown inbox" if self.asked else "gastown why --all" if self.need_you else ""
 
 
 def read() -> Townwide:
@@ -48,6 +55,7 @@ def _read(session: Session, town_id: int) -> Townwide:
         ready=len(ready),
         waiting=len(rest) - len(running) - len(ready),
         need_you=len(needing),
+        asked=escalations.count_open(session, town_id),
         more=more,
     )
 

@@ -2,12 +2,14 @@
 
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 from sqlalchemy import ColumnElement, func, select
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from gastown.models import Bead, Dispatch, MergeRequest, Rig
 from gastown.states import LIVE, TERMINAL, MergeStatus
+from gastown.store.policies import load_policies
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +29,8 @@ class RigRow:
     running: int  # live attempts
     merging: int  # merge requests that are not through
     variables: int  # in the environment that its agents get
+    policy: Any  # the numbers that were set for it; an object, unless something else got into the row
+    wrong: str | None  # why these make no sense, so that nothing is started
 
 
 def list_rigs(session: Session, town_id: int, name: str | None = None) -> list[RigRow]:
@@ -38,6 +42,7 @@ def list_rigs(session: Session, town_id: int, name: str | None = None) -> list[R
     ended = (MergeStatus.CLOSED, MergeStatus.FAILED)
     unfinished = MergeRequest.status.not_in(ended)
     merging = _counts(session, MergeRequest.rig_id, MergeRequest.town_id == town_id, unfinished)
+    wrong = load_policies(session, town_id).wrong
     return [
         RigRow(
             id=rig.id,
@@ -52,7 +57,9 @@ def list_rigs(session: Session, town_id: int, name: str | None = None) -> list[R
             open_beads=beads.get(rig.id, 0),
             running=running.get(rig.id, 0),
             merging=merging.get(rig.id, 0),
-            variables=len(rig.environment),
+            variables=len(rig.environment) if isinstance(rig.environment, dict) else 0,
+            policy=rig.policy,
+            wrong=wrong.get(rig.id),
         )
         for rig in rigs
     ]
@@ -61,6 +68,12 @@ def list_rigs(session: Session, town_id: int, name: str | None = None) -> list[R
 def _counts(session: Session, rig_id: InstrumentedAttribute[int], *which: ColumnElement[bool]) -> dict[int, int]:
     query = select(rig_id, func.count()).where(*which).group_by(rig_id)
     return {row[0]: row[1] for row in session.execute(query)}
+
+
+def policies_of(session: Session, town_id: int) -> list[tuple[Rig, Any]]:
+    """Each rig for which numbers were set, with these."""
+    rigs = session.scalars(select(Rig).where(Rig.town_id == town_id).order_by(Rig.name))
+    return [(rig, rig.policy) for rig in rigs if rig.policy != {}]
 
 
 def rig_of(session: Session, town_id: int, repository: str, branch: str) -> str | None:

@@ -3,13 +3,16 @@
 from collections.abc import Callable
 from datetime import date, timedelta
 
-from sqlalchemy import delete, select, text
+from sqlalchemy import delete, func, select, text
 from sqlalchemy.orm import Session
 
 from gastown.db import gastown_now
-from gastown.models import DecisionRow, Event
+from gastown.models import Agent, DecisionRow, Event, Town
 from gastown.reconcile.policy import Policy
 from gastown.settings import get_settings
+from gastown.states import AgentStatus
+from gastown.store.moves import move_many
+from gastown.store.policies import load_policies
 
 AHEAD_DAYS = 7
 LOG_DAYS = 14
@@ -69,6 +72,22 @@ def _delete(session: Session, model: type[DecisionRow | Event], days: int) -> in
     old = model.at < gastown_now() - timedelta(days=days)
     statement = delete(model).where(model.id.in_(first), old).returning(model.id)
     return len(session.execute(statement.execution_options(synchronize_session=False)).all())
+
+
+def retire_agents(session: Session) -> int:
+    """Agents that nobody needed for as long as their town says, at most BATCH of them; how many. Their names are free.
+
+    One that holds a bead is never idle in this sense, whatever its status.
+    """
+    retired = 0
+    for town_id in session.scalars(select(Town.id).order_by(Town.id)).all():
+        idle_for = gastown_now() - func.coalesce(Agent.idle_since, Agent.created_at)
+        longest = timedelta(seconds=load_policies(session, town_id).town.agent_idle_s)
+        unneeded = (Agent.town_id == town_id, Agent.status == AgentStatus.IDLE, Agent.bead_id.is_(None))
+        query = select(Agent.id).where(*unneeded, idle_for >= longest).order_by(Agent.id).limit(BATCH)
+        agents = session.scalars(query.with_for_update(skip_locked=True)).all()
+        retired += len(move_many(session, Agent, agents, AgentStatus.IDLE, AgentStatus.RETIRED))
+    return retired
 
 
 DELETIONS: tuple[Callable[[Session], int], ...] = (delete_chunks, delete_decisions, delete_events)

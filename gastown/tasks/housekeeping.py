@@ -32,12 +32,13 @@ _stopping = threading.Event()
 
 @app.task(name="gastown.housekeeping", max_retries=0, soft_time_limit=120, time_limit=150)
 def housekeeping() -> None:
-    """Make the partitions of the next days, drop what is older than its retention, tidy this node's folders.
+    """Make the next days' partitions, drop what is older than its retention, retire agents, tidy this node's folders.
 
     Each step is on its own: a lock that is held, or a table that is slow, must not keep the disk from being tidied.
     """
     _step("make_partitions", lambda: in_transaction(upkeep.make_partitions))
     drop_old()
+    _step("retire_agents", partial(_in_batches, upkeep.retire_agents))
     _step("tidy", lambda: tidy(get_settings().home))
 
 

@@ -9,11 +9,13 @@ from sqlalchemy import func, select, text
 from sqlalchemy.orm import Session
 
 from gastown.db import transaction
-from gastown.models import DecisionRow, Event, LogChunk
+from gastown.models import Agent, DecisionRow, Event, LogChunk, Rig, Town
+from gastown.reconcile.policy import Policy
+from gastown.states import DispatchStatus
 from gastown.store import upkeep
 from gastown.store.moves import record
 from gastown.tasks import housekeeping
-from tests.builders import a_bead
+from tests.builders import a_bead, a_rig, an_agent, an_attempt
 from tests.conftest import Clock
 from tests.races import committed
 from tests.views import NOON
@@ -123,3 +125,37 @@ def test_a_step_that_fails_does_not_keep_the_others_from_theirs(
     assert first in partitions()
     assert second not in partitions()
     assert not left.exists()
+
+
+def test_an_agent_that_nobody_needs_is_retired_and_its_name_is_free(clock: Clock) -> None:
+    def build(session: Session) -> Rig:
+        rig = a_rig(session)
+        an_agent(session, rig, name="ace")
+        an_attempt(session, DispatchStatus.RUNNING, rig=rig)
+        an_attempt(session, DispatchStatus.LOST, rig=rig)  # its agent is idle, and keeps the hook
+        return rig
+
+    rig = committed(build)
+    day = Policy().agent_idle_s
+    clock.advance(day - 1)
+    assert committed(upkeep.retire_agents) == 0
+    clock.advance(1)
+    with transaction() as session:
+        session.get_one(Town, rig.town_id).policy = {"agent_idle_s": day + 5}
+    assert committed(upkeep.retire_agents) == 0
+    clock.advance(5)
+    housekeeping.housekeeping()
+    with transaction() as session:
+        assert [(row.name, row.status) for row in session.scalars(select(Agent).where(Agent.bead_id.is_(None)))] == [
+            ("ace", "retired")
+        ]
+        assert an_agent(session, rig, name="ace").status == "idle"
+    assert committed(upkeep.retire_agents) == 0
+
+
+def test_an_agent_that_is_just_given_a_bead_is_not_retired(clock: Clock) -> None:
+    agent = committed(lambda session: an_agent(session, a_rig(session)))
+    clock.advance(Policy().agent_idle_s)
+    with transaction() as session:
+        session.execute(select(Agent).where(Agent.id == agent.id).with_for_update())
+        assert committed(upkeep.retire_agents) == 0
