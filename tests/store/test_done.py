@@ -1,6 +1,8 @@
 """How an attempt reports its end: all in one transaction, and as often as it likes."""
 
 import uuid
+from dataclasses import replace
+from typing import Any
 
 import pytest
 from sqlalchemy import func, select, text
@@ -9,7 +11,7 @@ from gastown.agent.protocol import Done
 from gastown.commands import attempt, towns, work
 from gastown.db import transaction
 from gastown.errors import UsageError
-from gastown.models import MergeRequest
+from gastown.models import Dispatch, Event, MergeRequest, RateLimit
 from gastown.states import (
     LIVE,
     AgentStatus,
@@ -19,7 +21,9 @@ from gastown.states import (
     Resolution,
     StopCode,
 )
+from gastown.store import attempts
 from gastown.store.attempts import Fenced
+from gastown.store.endings import Ask, ask_stops
 from tests.builders import (
     BASE,
     HEAD,
@@ -33,6 +37,7 @@ from tests.calls import SUCCEEDED, UNCHANGED, finish, hooked, make, merge_of
 from tests.conftest import Clock
 from tests.races import committed, race
 from tests.ticks import live, tick
+from tests.views import after
 
 QUEUED, STARTING, RUNNING = LIVE
 LOST, ROLLED_BACK = DispatchStatus.LOST, DispatchStatus.ROLLED_BACK
@@ -194,3 +199,152 @@ def test_a_report_that_makes_no_sense_is_refused_and_changes_nothing(town_id: in
 def test_done_of_nobody(town_id: int) -> None:
     with pytest.raises(Fenced):
         finish(type("Nobody", (), {"id": uuid.uuid4()}), SUCCEEDED)
+
+
+# --- stopped as it was asked
+
+
+def asked(code: StopCode, **values: Any) -> Dispatch:
+    dispatch = make(**values)
+    ask = Ask(dispatch_id=dispatch.id, code=code, reason="no output for 2 h")
+    committed(lambda session: ask_stops(session, [ask]))
+    return dispatch
+
+
+@pytest.mark.parametrize(
+    ("code", "failure_class"),
+    [(StopCode.STALLED, "agent"), (StopCode.MAX_RUNTIME, "agent"), (StopCode.OVER_CAP, "budget")],
+)
+def test_stopped_as_asked_costs_what_the_code_says(town_id: int, code: StopCode, failure_class: str) -> None:
+    """Whatever it says of the reason, and whether or not its node drains as well."""
+    dispatch = asked(code)
+    drain()
+    report = Done(outcome="stopped", code="drained", wip_sha="c" * 40, exit_code=143)
+    assert [finish(dispatch, report) for _ in range(3)] == ["stopped"] * 3
+    ended, bead = now(dispatch), bead_of(dispatch)
+    assert (ended.status, ended.code, ended.failure_class) == (DispatchStatus.STOPPED, code, failure_class)
+    assert (ended.message, ended.wip_sha, ended.exit_code) == ("no output for 2 h", "c" * 40, 143)
+    assert (bead.failure_class, bead.failure_code, bead.status) == (failure_class, code, BeadStatus.IN_PROGRESS)
+    assert (agent_of(dispatch).status, agent_of(dispatch).bead_id) == (AgentStatus.IDLE, bead.id)
+
+
+def test_success_counts_although_it_was_asked_to_stop(town_id: int) -> None:
+    dispatch = asked(StopCode.STALLED)
+    assert finish(dispatch, SUCCEEDED) == "succeeded"
+    assert bead_of(dispatch).status == BeadStatus.IN_REVIEW
+
+
+def test_one_that_was_stopped_meanwhile_gets_the_same_answer_and_changes_nothing(town_id: int) -> None:
+    """An older supervisor, or one that was slow: the rule has ended it."""
+    dispatch = asked(StopCode.MAX_RUNTIME)
+    committed(lambda session: attempts.stop_attempt(session, dispatch.id, StopCode.MAX_RUNTIME, "did not listen"))
+    for report in (Done(outcome="stopped"), SUCCEEDED):
+        assert finish(dispatch, report) == "stopped"
+    assert (now(dispatch).message, merge_of(dispatch.bead_id)) == ("did not listen", None)
+    with pytest.raises(Fenced):
+        committed(lambda session: attempts.admit(session, dispatch.id))
+
+
+def test_a_report_and_the_rule_at_once(town_id: int) -> None:
+    dispatch = asked(StopCode.STALLED)
+    rule = lambda session: attempts.stop_attempt(session, dispatch.id, StopCode.STALLED, "did not listen")  # noqa: E731
+    report = lambda session: attempt.finish(session, dispatch.id, Done(outcome="stopped"))  # noqa: E731
+    assert race(rule, report) == "stopped"
+    other = asked(StopCode.STALLED)
+    assert (
+        race(
+            lambda session: attempt.finish(session, other.id, Done(outcome="stopped")),
+            lambda session: attempts.stop_attempt(session, other.id, StopCode.STALLED, "did not listen"),
+        )
+        is False
+    )
+
+
+# --- costs
+
+
+def test_the_cost_of_the_report_is_kept(town_id: int) -> None:
+    dispatch = make(cost_usd=0.5)
+    finish(dispatch, replace(SUCCEEDED, cost_usd=0.75))
+    assert now(dispatch).cost_usd == 0.75
+    cheap = make(cost_usd=0.5)
+    finish(cheap, Done(outcome="failed", cost_usd=0.25))
+    assert now(cheap).cost_usd == 0.5
+
+
+@pytest.mark.parametrize("known", [0.0, 2.0])
+def test_one_that_fails_above_its_cap_is_not_tried_again_by_itself(town_id: int, known: float) -> None:
+    """G6: five attempts would cost five caps. Also when its report is the first to say so."""
+    dispatch = make(cost_usd=known, cap_usd=1.0)
+    report = Done(outcome="failed", code="agent_failed", message="exit code 1", exit_code=1, cost_usd=2.0)
+    assert [finish(dispatch, report) for _ in range(2)] == ["stopped"] * 2
+    assert (now(dispatch).code, now(dispatch).failure_class) == ("over_cap", "budget")
+    assert now(dispatch).message == "it failed after 2 USD of at most 1: exit code 1"
+    fine = make(cost_usd=known / 4, cap_usd=1.0)
+    assert finish(fine, replace(report, cost_usd=1.0)) == "failed"
+    assert finish(make(cap_usd=1.0), replace(SUCCEEDED, cost_usd=2.0)) == "succeeded"
+
+
+# --- limits and logins
+
+
+def limit_of(preset: str = "shell") -> RateLimit | None:
+    with transaction() as session:
+        return session.scalar(select(RateLimit).where(RateLimit.preset == preset))
+
+
+@pytest.mark.parametrize(
+    ("said", "pause_s"),
+    [
+        ({"retry_after_s": 90}, 90),
+        ({"retry_at": (after(7200)).isoformat()}, 7200),
+        ({}, 60),
+        ({"retry_at": after(-10).isoformat()}, 60),
+        ({"retry_after_s": -1}, 60),
+        ({"retry_at": "9999-01-01T00:00:00+00:00"}, 86_400),
+        ({"retry_after_s": 1e300}, 86_400),
+    ],
+)
+def test_rate_limited_the_preset_rests(town_id: int, clock: Clock, said: dict[str, Any], pause_s: float) -> None:
+    dispatch = make()
+    report = Done(outcome="failed", code="rate_limited", message="429: slow down", exit_code=1, **said)
+    assert [finish(dispatch, report) for _ in range(2)] == ["failed"] * 2
+    limit = limit_of()
+    assert limit is not None
+    assert (limit.until, limit.in_row, limit.reason) == (after(pause_s), 1, "429: slow down")
+    assert (now(dispatch).code, now(dispatch).failure_class) == ("rate_limited", "rate_limit")
+    assert (bead_of(dispatch).not_before, bead_of(dispatch).status) == (None, BeadStatus.IN_PROGRESS)
+    with transaction() as session:
+        said_to_people = session.scalars(select(Event.message).where(Event.kind == "rests")).one()
+    assert said_to_people == f"nothing is started with shell before {after(pause_s):%H:%M:%S} UTC"
+
+
+@pytest.mark.parametrize("said", [{"retry_at": "soon"}, {"retry_at": "2030-01-01"}, {"retry_after_s": float("nan")}])
+def test_an_end_of_a_pause_that_is_no_time_is_refused(town_id: int, said: dict[str, Any]) -> None:
+    dispatch = make()
+    with pytest.raises(UsageError, match="the end of the pause"):
+        finish(dispatch, Done(outcome="failed", code="rate_limited", **said))
+    assert now(dispatch).status == RUNNING
+
+
+def test_auth_failed_is_a_matter_for_people(town_id: int) -> None:
+    dispatch = make()
+    finish(dispatch, Done(outcome="failed", code="auth_failed", message="log in again", exit_code=1))
+    assert (now(dispatch).failure_class, bead_of(dispatch).failure_class) == ("auth", "auth")
+    assert limit_of() is None
+
+
+def test_a_success_makes_the_next_limit_a_first_one(town_id: int, clock: Clock) -> None:
+    limited = Done(outcome="failed", code="rate_limited", message="429")
+    finish(make(), limited)
+    clock.advance(61)
+    finish(make(), limited)
+    limit = limit_of()
+    assert limit is not None
+    assert (limit.in_row, limit.until) == (2, after(61 + 120))
+    finish(make(preset="other"), SUCCEEDED)
+    assert limit_of().in_row == 2  # type: ignore[union-attr]
+    finish(make(), SUCCEEDED)
+    limit = limit_of()
+    assert limit is not None
+    assert (limit.in_row, limit.until) == (0, after(61 + 120))
