@@ -9,8 +9,8 @@ from gastown.db import gastown_now
 from gastown.errors import Refused, UsageError
 from gastown.models import Bead, Dispatch, MergeRequest, Node, Rig
 from gastown.reconcile.actions import StopContainer
-from gastown.states import LIVE, PRIORITIES, TERMINAL, BeadStatus, MergeStatus, Resolution, StopCode
-from gastown.store import agents, attempts, beads, merges
+from gastown.states import LIVE, PRIORITIES, TERMINAL, BeadStatus, FailureClass, MergeStatus, Resolution, StopCode
+from gastown.store import agents, attempts, beads, escalations, merges
 from gastown.store.moves import record, set_bead, wake
 
 TITLE_CHARACTERS = 500
@@ -138,10 +138,15 @@ def hold(session: Session, town_id: int, bead_id: str, reason: str, *, actor: st
 
 
 def release(session: Session, town_id: int, bead_id: str, *, actor: str = "user") -> None:
+    """It goes on. What it was held for by the rules counts as mended: a login, or a cap."""
     bead = beads.lock_known_bead(session, bead_id, town_id)
     if bead.held_at is None:
         raise Refused(f"{bead_id} is not held", hint=f"gastown why {bead_id}")
-    set_bead(session, bead_id, held_at=None, held_reason=None, wake_at=gastown_now())
+    values: dict[str, object] = {"held_at": None, "held_reason": None, "wake_at": gastown_now()}
+    if bead.failure_class in (FailureClass.AUTH, FailureClass.BUDGET):
+        values |= {"failure_class": None, "failure_code": None, "failure_message": None, "not_before": None}
+    set_bead(session, bead_id, **values)
+    escalations.settle(session, town_id, *(cause + bead_id for cause in escalations.HELD))
     record(session, town_id, "released", "released", actor=actor, bead_id=bead_id)
 
 

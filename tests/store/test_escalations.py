@@ -15,6 +15,7 @@ from tests.builders import a_bead, an_attempt
 from tests.calls import make
 from tests.conftest import Clock
 from tests.races import committed
+from tests.ticks import tick
 
 
 def causes(town_id: int) -> list[str]:
@@ -133,3 +134,26 @@ def test_what_is_gone_is_not_asked_any_more_however_it_went(town_id: int, clock:
     assert committed(escalations.settle_gone) == 1
     assert causes(town_id) == ["invariant:x"]
     assert escalations.command_for(cause.format(bead=bead_id), bead_id).startswith("gastown ")
+
+
+@pytest.mark.parametrize(("code", "cause"), [("auth_failed", "auth"), ("over_cap", "budget")])
+def test_a_bead_that_the_rules_held_goes_on_when_it_is_released(
+    town_id: int, clock: Clock, code: str, cause: str
+) -> None:
+    """The failure that it was held for counts as mended, or the same rule would strike again at once."""
+
+    def fail(session: Session) -> str:
+        dispatch = an_attempt(session, DispatchStatus.LOST)
+        bead = session.get_one(Bead, dispatch.bead_id)
+        bead.failure_class, bead.failure_code, bead.failure_message = cause, code, "no"
+        return bead.id
+
+    bead_id = committed(fail)
+    tick()
+    assert causes(town_id) == [f"{cause}:{bead_id}"]
+    committed(lambda session: work.release(session, town_id, bead_id))
+    assert causes(town_id) == []
+    tick()
+    with transaction() as session:
+        assert session.get_one(Bead, bead_id).verdict == "dispatch"
+    assert causes(town_id) == []
