@@ -24,15 +24,15 @@ TOWN_POLICY: dict[str, Any] = {
     "rig_max_running": 60,
     "node_max_running": 60,
     "republish_s": [2, 4, 8],
-    "heartbeat_s": 1.5,
-    "heartbeat_lease_s": 6,
+    "heartbeat_s": 2,
+    "heartbeat_lease_s": 8,
     "node_breaker_failures": 10_000,
     "town_breaker_failures": 10_000,
     "infra_failing_after": 10_000,
 }
 POLICIES: dict[str, dict[str, Any]] = {
-    EXPIRED: {"start_timeout_s": 5, "unknown_start_delay_s": 6},
-    SUPERSEDED: {"start_timeout_s": 5, "unknown_start_delay_s": 0},
+    EXPIRED: {"start_timeout_s": 6, "unknown_start_delay_s": 6},
+    SUPERSEDED: {"start_timeout_s": 6, "unknown_start_delay_s": 0},
 }
 
 
