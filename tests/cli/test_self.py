@@ -3,15 +3,27 @@
 import json
 import subprocess
 import sys
+import time
+from datetime import datetime
 from pathlib import Path
 
 import pytest
 
 from gastown import cli, settings
 from gastown.agent.line import LINE_BYTES
+from gastown.cli import own
 from tests.cli.conftest import Said
 
-CALLS = [["status", "reading"], ["escalate", "help"], ["bead", "More", "--body", "true"]]
+CALLS = [
+    ["status", "reading"],
+    ["escalate", "help"],
+    ["bead", "More", "--body", "true"],
+    ["cost", "0.25"],
+    ["tool", "begin", "tests"],
+    ["limit", "429", "--for", "60"],
+    ["limit", "429", "--until", "2030-01-31T12:00"],
+    ["locked-out", "401"],
+]
 SLOW = ("sqlalchemy", "celery", "psycopg", "alembic", "fastapi", "httpx", "rich.console", "gastown.settings")
 
 
@@ -68,6 +80,15 @@ def test_without_its_supervisor_nothing_is_said(
         (["bead"], 2, "missing argument"),
         (["status"], 2, "missing argument"),
         (["shout"], 2, "no such command"),
+        (["cost"], 2, "missing argument"),
+        (["cost", "much"], 2, "valid number"),
+        (["tool", "pause", "x"], 2, "is not one of"),
+        (["tool", "begin"], 2, "missing argument"),
+        (["limit"], 2, "missing argument"),
+        (["limit", "x", "--until", "soon"], 2, "'soon' is no time"),
+        (["limit", "x", "--until", "9" * 30], 2, "is no time"),
+        (["limit", "x", "--for", "-1"], 2, "greater than or equal to 0"),
+        (["limit", "x", "--until", "2030-01-31", "--for", "1"], 2, "two ends of one pause"),
     ],
 )
 def test_what_makes_no_sense(
@@ -76,6 +97,25 @@ def test_what_makes_no_sense(
     answer = said(capsys, *call)
     assert (answer.code, answer.out) == (code, "")
     assert words in answer.err
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        ("2030-01-31T12:00+02:00", "2030-01-31T10:00:00+00:00"),
+        ("2030-01-31T12:00:00Z", "2030-01-31T12:00:00+00:00"),
+        ("1893456000", "2030-01-01T00:00:00+00:00"),
+        ("2030-01-31T12:00", "2030-01-31T15:00:00+00:00"),
+    ],
+)
+def test_times_have_a_zone_or_that_of_the_machine(monkeypatch: pytest.MonkeyPatch, given: str, meant: str) -> None:
+    monkeypatch.setenv("TZ", "UTC+3")  # POSIX counts westwards
+    time.tzset()
+    try:
+        assert datetime.fromisoformat(own._time(given)) == datetime.fromisoformat(meant)
+    finally:
+        monkeypatch.delenv("TZ")
+        time.tzset()
 
 
 def test_the_marks_of_an_attempt_are_no_settings(attempt: Path) -> None:
@@ -88,5 +128,5 @@ def test_it_imports_nothing_that_is_slow(attempt: Path) -> None:
     script += "cli.run(['self', 'show'])\nimport json\njson.dump([codes, sorted(sys.modules)], sys.stderr)"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
     codes, modules = json.loads(done.stderr.splitlines()[-1])
-    assert codes == [4, 4, 4]
+    assert codes == [4] * len(CALLS)
     assert [each for each in SLOW if each in modules] == []
