@@ -15,6 +15,7 @@ from gastown import migrations
 from gastown.api.agents import router as agents
 from gastown.api.gathering import Gathered
 from gastown.api.health import router as health
+from gastown.api.metrics import router as metrics
 from gastown.db import in_transaction
 from gastown.errors import GastownError, NotFound, RequestError, TemporaryError
 from gastown.store import services
@@ -29,6 +30,7 @@ def create_app() -> FastAPI:
     app.state.gathered = Gathered()
     app.include_router(agents)
     app.include_router(health)
+    app.include_router(metrics)
     app.add_exception_handler(Fenced, _fenced)
     app.add_exception_handler(GastownError, _problem)
     app.add_exception_handler(HTTPException, _refused)
