@@ -25,6 +25,12 @@ T = TypeVar("T")
 NO_SCHEMA = {"42P01", "42703", "3F000"}  # undefined table, column, schema
 
 
+def ask_quietly(work: Callable[[Session, int], T]) -> T:
+    """The same for reads that log what they cannot read: the answer says it in its own words."""
+    with without_log_lines():
+        return ask(work)
+
+
 def ask(work: Callable[[Session, int], T]) -> T:
     """Run `work` with a session and the id of the town, in one transaction.
 
@@ -68,7 +74,7 @@ def publish_after(effects: "Iterable[Effect]" = ()) -> None:
     """Tell the workers, after the commit. With the broker away nothing is lost, and one line says so."""
     from gastown.tasks.base import poke, publish
 
-    with _without_log_lines():
+    with without_log_lines():
         told = all([*(publish(effect) for effect in effects), poke()])
     if not told:
         sys.stdout.flush()
@@ -76,7 +82,7 @@ def publish_after(effects: "Iterable[Effect]" = ()) -> None:
 
 
 @contextmanager
-def _without_log_lines() -> Iterator[None]:
+def without_log_lines() -> Iterator[None]:
     """Log lines are for services; a command says what matters in its own words."""
     import structlog  # a read needs none of it, and it takes its time
 

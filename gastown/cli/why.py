@@ -1,7 +1,6 @@
 """gastown why, events: what holds a bead, and what has happened."""
 
 import time
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,7 +11,6 @@ from gastown.cli.options import AsJson, Limit, RigName
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
-    from gastown.cli.screen import Cell
     from gastown.store.explain import Explanation
     from gastown.store.listing import BeadRow, EventRow
 
@@ -27,7 +25,8 @@ OVERLAP = 200  # events are numbered when written and seen when committed: a low
 DOWN = "nothing happens: the stack is not up\nnext: gastown up"
 
 MaybeBead = Annotated[str | None, typer.Argument(metavar="[BEAD]", help="The id of a bead.")]
-All = Annotated[bool, typer.Option("--all", help="Every bead that is not closed.")]
+All = Annotated[bool, typer.Option("--all", help="What holds the town back, and every bead that is not closed.")]
+Beads = Annotated[int | None, typer.Option("--limit", "-n", min=1, help="Of --all: at most so many beads.")]
 Follow = Annotated[bool, typer.Option("--follow", "-f", help="Go on with what comes.")]
 History = Annotated[bool, typer.Option("--history", help="All that was decided so far, not only the last of it.")]
 OfBead = Annotated[str | None, typer.Option("--bead", metavar="BEAD", help="Of this bead alone.")]
@@ -39,23 +38,23 @@ def why(
     everything: All = False,
     history: History = False,
     rig: RigName = None,
+    limit: Beads = None,
     as_json: AsJson = False,
 ) -> None:
-    """Name what holds a bead, and what opens it."""
-    from gastown.cli import screen
+    """Name what holds a bead, and what opens it; without one, what holds the town back."""
+    from gastown.cli import screen, whole
     from gastown.errors import UsageError
 
-    if (bead is None) is not everything:
-        raise UsageError("why needs one bead, or --all", hint="gastown bead list")
+    if bead is not None and everything:
+        raise UsageError("why takes one bead, or --all", hint="gastown bead list")
     if bead is None:
-        rows = _explain_all(rig)
-        return screen.print_json([each for each, _ in rows]) if as_json else _print_all(rows)
+        return whole.explain_town(rig, beads=everything, limit=limit, as_json=as_json)
     row, listed = _explain_one(bead, ALL if history else None)
     return screen.print_json(row) if as_json else _print_one(row, listed, in_full=history)
 
 
 def _explain_one(bead_id: str, limit: int | None) -> "Explained":
-    from gastown.cli.ask import ask
+    from gastown.cli.ask import ask_quietly
     from gastown.store import explain, listing
     from gastown.store.beads import get_bead
 
@@ -67,25 +66,10 @@ def _explain_one(bead_id: str, limit: int | None) -> "Explained":
         listed = listing.beads_by_id(session, town_id, [bead_id])[0]
         return replace(found, says=says, asks=asks, history=history), listed
 
-    return ask(read)
+    return ask_quietly(read)
 
 
-def _explain_all(rig: str | None) -> "list[Explained]":
-    from gastown.cli.ask import ask
-    from gastown.commands import towns
-    from gastown.store import explain, listing
-
-    def read(session: "Session", town_id: int) -> "list[Explained]":
-        if rig is not None:
-            towns.get_rig(session, town_id, rig)
-        ids = listing.unfinished_beads(session, town_id, rig, limit=1000)
-        listed = {row.id: row for row in listing.beads_by_id(session, town_id, ids)}
-        return [(each, listed[each.id]) for each in explain.explain(session, town_id, ids) if each.id in listed]
-
-    return ask(read)
-
-
-def _state(row: "Explanation", listed: "BeadRow") -> str:
+def state_now(row: "Explanation", listed: "BeadRow") -> str:
     """The word of `bead list`; of a bead that waits, what holds it now, not when it was looked at last."""
     from gastown.cli.beads import state_of
 
@@ -99,7 +83,7 @@ def _print_one(row: "Explanation", listed: "BeadRow", *, in_full: bool) -> None:
     if row.down:
         screen.say(DOWN)
     screen.say(f"{row.id} {one_line(row.title, 100)}")
-    screen.say(f"  {_state(row, listed).replace('_', ' ')}: {in_short(row.reason, 500)}")
+    screen.say(f"  {state_now(row, listed).replace('_', ' ')}: {in_short(row.reason, 500)}")
     screen.say(f"  rule       {row.gate}: {row.meaning}")
     screen.say(f"  opens      {row.opens}")
     if row.says:
@@ -117,30 +101,6 @@ def _print_one(row: "Explanation", listed: "BeadRow", *, in_full: bool) -> None:
         words = past.verdict.replace("_", " ")
         screen.say(f"  {at(past.at)} {words:<15} {in_short(past.reason, 160)} ({past.rule})")
     screen.say(f"next: {row.command}")
-
-
-def _print_all(rows: "list[Explained]") -> None:
-    from gastown.cli import screen
-    from gastown.cli.words import in_short, one_line
-
-    if any(row.down for row, _ in rows):
-        screen.say(DOWN)
-    if not rows:
-        return screen.say("nothing is open")
-    roomy = not screen.is_narrow()
-    cells: list[Sequence[Cell]]
-    heads = ("id", "state", "reason", *(["title"] if roomy else []))
-    cells = [
-        (
-            row.id,
-            screen.state(_state(row, listed)),
-            in_short(row.reason, 200),
-            *([one_line(row.title, 50)] if roomy else []),
-        )
-        for row, listed in rows
-    ]
-    screen.console().print(screen.table(heads, cells, flexible=("title",), wrapped=("reason",)))
-    return screen.say("gastown why ID says what opens each")
 
 
 @app.command()

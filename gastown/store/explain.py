@@ -24,6 +24,7 @@ from gastown.store.views import LoadedBead, load_views
 
 _MEANINGS = {each.__name__: " ".join((inspect.getdoc(each) or "").split()) for each in (*RULES, *GATES)}
 HISTORY = 20
+UNDECIDED = "undecided"  # instead of a verdict
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,12 +67,38 @@ def explain(session: Session, town_id: int, bead_ids: Sequence[str]) -> list[Exp
     presets = {row.id: row.agent for row in session.execute(select(Bead.id, Bead.agent).where(Bead.id.in_(bead_ids)))}
     found = {}
     for bead, view in load_views(session, list(bead_ids), now, policies.town):
-        decision = decide(view, now, policies.rigs[bead.rig_id])
+        rig = rigs[bead.rig_id]
+        try:
+            decision = decide(view, now, policies.rigs[bead.rig_id])
+        except Exception as error:  # noqa: BLE001 (as in a tick, whatever it is concerns this bead alone)
+            found[bead.id] = _undecided(bead, rig, f"a rule raised {type(error).__name__}: {error}")
+            continue
         hold = None
         if decision.verdict is Verdict.READY:
             hold = hold_of(town, bead.rig_id, presets[bead.id], now, policies.town)
-        found[bead.id] = _explain_one(session, bead, view, decision, hold, rigs[bead.rig_id], town, now)
+        found[bead.id] = _explain_one(session, bead, view, decision, hold, rig, town, now)
+    for unread in session.scalars(select(Bead).where(Bead.id.in_(set(bead_ids) - found.keys()))):
+        found[unread.id] = _undecided(unread, rigs[unread.rig_id], "one of its rows cannot be read by this version")
     return [found[each] for each in bead_ids if each in found]
+
+
+def _undecided(bead: LoadedBead | Bead, rig: Rig, reason: str) -> Explanation:
+    """Of a bead about which a tick can say nothing either: it is put off, and a person is asked (S37)."""
+    return Explanation(
+        id=bead.id,
+        title=bead.title,
+        rig=rig.name,
+        status=bead.status,
+        resolution=bead.resolution,
+        verdict=UNDECIDED,
+        reason=reason,
+        gate="none",
+        meaning="No rule can speak of it.",
+        opens="a fault of Gastown's own, please report it; it is looked at again by itself, ever more rarely",
+        command=f"gastown events --bead {bead.id}",
+        next_look=None,
+        looked_at=bead.looked_at,
+    )
 
 
 def _explain_one(

@@ -1,0 +1,129 @@
+"""What holds a town back, summed up: each verdict with how many beads, a reason and what opens it. Bounded: no bead is
+decided anew, so a hundred thousand that wait cost one walk through an index."""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import case, func, select
+from sqlalchemy.orm import Session
+
+from gastown.models import Bead, MergeRequest, Rig
+from gastown.reconcile.town import hold_of
+from gastown.states import BeadStatus, MergeStatus, Verdict
+from gastown.store.advice import advise, needs_a_person
+from gastown.store.claims import clock
+from gastown.store.explain import UNDECIDED
+from gastown.store.listing import blockers_of
+from gastown.store.load import load_town
+from gastown.store.policies import load_policies
+
+AT_WORK = (Verdict.DISPATCH, Verdict.AWAITING_START, Verdict.AWAITING_AGENT, Verdict.STOPPING, Verdict.AWAITING_MERGE)
+FAILED = "failed"
+
+
+@dataclass(frozen=True, kw_only=True)
+class HoldUp:
+    """Beads that stand at the same gate."""
+
+    verdict: str  # a Verdict; `failed`, or `undecided` before the first look
+    beads: int
+    rig: str | None  # of a gate of the town: the rig whose ready beads stand there
+    reason: str  # of one of them, with its values
+    example: str  # the id of that one
+    opens: str
+    command: str
+    opens_at: datetime | None = None
+    of_town: bool = False  # a gate of the town or the rig holds beads about which nothing else is missing
+    needs_you: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    down: bool  # nothing of Gastown runs, so nothing happens
+    unclosed: int
+    holdups: tuple[HoldUp, ...]  # the town's gates first, then what needs a person, then the most beads
+
+
+def summarise(session: Session, town_id: int, rig: str | None = None) -> Summary:
+    """Of the town, or of one rig."""
+    gates, down = _gates(session, town_id, rig)
+    found = [*gates, *_stored(session, town_id, rig)]
+    found.sort(key=lambda each: (not each.of_town, each.verdict in AT_WORK, not each.needs_you, -each.beads))
+    return Summary(down=down, unclosed=sum(each.beads for each in found), holdups=tuple(found))
+
+
+def _gates(session: Session, town_id: int, rig: str | None) -> tuple[list[HoldUp], bool]:
+    """What holds ready beads now: one look for each rig and preset, whatever their number."""
+    now, policies = clock(session), load_policies(session, town_id)
+    town = load_town(session, town_id, now, policies)
+    query = select(Bead.rig_id, Rig.name, Bead.agent, func.count().label("beads"), func.min(Bead.id).label("example"))
+    query = query.join(Rig, Rig.id == Bead.rig_id).where(Bead.town_id == town_id, Bead.ready_at.is_not(None))
+    if rig is not None:
+        query = query.where(Rig.name == rig)
+    found = []
+    for row in session.execute(query.group_by(Bead.rig_id, Rig.name, Bead.agent).order_by(Rig.name, Bead.agent)):
+        hold = hold_of(town, row.rig_id, row.agent, now, policies.town)
+        of_town = town.paused_at is not None if hold.verdict is Verdict.PAUSED else town.wrong is not None
+        advice = advise(row.example, BeadStatus.OPEN, hold.verdict, rig=row.name, of_town=of_town)
+        found.append(
+            HoldUp(
+                verdict=hold.verdict,
+                beads=row.beads,
+                rig=row.name,
+                reason=hold.reason,
+                example=row.example,
+                opens=advice.opens,
+                command=advice.command,
+                opens_at=hold.opens_at,
+                of_town=hold.verdict is not Verdict.READY,
+                needs_you=hold.verdict in (Verdict.PAUSED, Verdict.MISCONFIGURED),
+            )
+        )
+    return found, town.down
+
+
+def _stored(session: Session, town_id: int, rig: str | None) -> list[HoldUp]:
+    """What was said last of all others: what changes that wakes them, so it is true but for a moment."""
+    verdict = func.coalesce(case((Bead.status == BeadStatus.FAILED, FAILED), else_=Bead.verdict), UNDECIDED)
+    query = select(verdict.label("verdict"), func.count().label("beads"), func.min(Bead.id).label("example"))
+    query = query.where(Bead.town_id == town_id, Bead.status != BeadStatus.CLOSED, Bead.ready_at.is_(None))
+    if rig is not None:
+        query = query.where(
+            Bead.rig_id == select(Rig.id).where(Rig.town_id == town_id, Rig.name == rig).scalar_subquery()
+        )
+    rows = session.execute(query.group_by(verdict)).all()
+    return [_holdup(session, row.verdict, row.beads, row.example) for row in rows]
+
+
+def _holdup(session: Session, verdict: str, beads: int, example: str) -> HoldUp:
+    bead = session.get_one(Bead, example)
+    unfinished = MergeRequest.status.not_in((MergeStatus.CLOSED, MergeStatus.FAILED))
+    held_code = session.scalar(select(MergeRequest.held_code).where(MergeRequest.bead_id == example, unfinished))
+    blocker = next((each.id for each in blockers_of(session, example)), "")
+    rig = session.get_one(Rig, bead.rig_id)
+    advice = advise(
+        bead.id,
+        bead.status,
+        bead.verdict,
+        held_code=held_code,
+        blocker=blocker,
+        repository=rig.repository,
+        rig=rig.name,
+    )
+    failed = verdict == FAILED
+    return HoldUp(
+        verdict=verdict,
+        beads=beads,
+        rig=None,
+        reason=(bead.failure_message if failed else bead.verdict_reason) or "the next tick looks at it",
+        example=example,
+        opens=advice.opens,
+        command=advice.command,
+        needs_you=needs_a_person(
+            bead.status,
+            bead.verdict,
+            live=verdict in AT_WORK and bead.status == BeadStatus.IN_PROGRESS,
+            held_by_hand=bead.held_at is not None,
+            held_code=held_code,
+        ),
+    )
