@@ -2,7 +2,6 @@
 step. What the two say in different words is in `states.py`; docs/refinement.md argues each difference."""
 
 import os
-import random
 
 import pytest
 
@@ -10,11 +9,12 @@ from tests.model import histories, specification
 from tests.model.mutants import MUTANTS
 from tests.model.playing import Board
 from tests.model.steps import GRAMMAR, Diverged
-from tests.model.walks import VARIANTS, WORLDS, Walk, kind_of, options, protocol, random_walk
+from tests.model.walks import VARIANTS, WIDE, WORLDS, Walk, all_kinds, kind_of, options, protocol, random_walk
 
 needs_specification = pytest.mark.skipif(specification.path() is None, reason=specification.MISSING)
-FRESH_WALKS = 4
+FRESH_STEPS = 60  # of a walk
 PARTS = 4
+NEAR = 5000  # states
 KINDS = 67  # of steps, by what they do and how that ends
 ON_THE_WAY = {"done_atomic": "container 0 calls done: ok", "guard_by_api": "the API is away"}
 
@@ -30,9 +30,8 @@ def test_the_product_goes_where_the_specification_goes(board: Board, part: int) 
 @needs_specification
 def test_the_product_goes_where_chance_leads(board: Board) -> None:
     """Other walks in each run. One that fails is told step by step, and `random_walk` makes it again from its seed."""
-    for _ in range(FRESH_WALKS):
-        seed = int.from_bytes(os.urandom(4))
-        board.play(random_walk(random.Random(seed).choice(WORLDS), seed))
+    for world in WIDE:
+        board.play(random_walk(world, int.from_bytes(os.urandom(4)), FRESH_STEPS))
 
 
 @pytest.mark.parametrize("name", MUTANTS)
@@ -53,6 +52,13 @@ def test_each_kind_of_step_is_taken() -> None:
     assert [pattern.pattern for pattern, _do in GRAMMAR if not any(map(pattern.fullmatch, labels))] == []
     taken = {variant for walk in RECORDED for _label, variant in walk.steps}
     assert taken == {each for ways in VARIANTS.values() for each in ways}
+
+
+@needs_specification
+@pytest.mark.parametrize("world", WORLDS[:3], ids=str)
+def test_each_kind_of_step_of_the_specification_is_recorded(world: dict[str, int]) -> None:
+    """In the states that are near the start; `record.py` looks at all."""
+    assert all_kinds(world, limit=NEAR).keys() <= COVERED
 
 
 @needs_specification

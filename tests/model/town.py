@@ -19,13 +19,14 @@ from gastown.commands import attempt, work
 from gastown.db import transaction
 from gastown.models import Agent, Bead, Dispatch, MergeRequest, Node, Service, Town
 from gastown.reconcile.actions import Effect
-from gastown.states import LIVE, DispatchStatus, MergeStatus
+from gastown.states import LIVE, BeadStatus, DispatchStatus, MergeStatus
 from gastown.store import attempts
 from gastown.store.attempts import Fenced
 from gastown.store.moves import wake
 from gastown.store.resync import find_violations
 from gastown.tasks import containers
 from gastown.tasks import reconcile as ticking
+from gastown.tasks.base import publish_all
 from tests.builders import BASE, HEAD, a_bead, a_node, a_rig, a_town, an_agent
 from tests.conftest import Clock
 from tests.model.outside import Outside
@@ -120,18 +121,28 @@ class ModelTown:
         containers.inspect_containers(self.node)
         self.outside.can_be_inspected = False
 
-    def tick(self, bead_id: str, agent: int | None = None, away: bool = False, publish: bool = True) -> None:
+    def tick(
+        self,
+        bead_id: str,
+        agent: int | None = None,
+        away: bool = False,
+        publish: bool = True,
+        merging: bool = False,
+    ) -> None:
         with transaction() as session:
             self.set_api(session, away)
-        with self._others_locked(bead_id, agent), transaction() as session:
+        with self._others_locked(bead_id, agent, merging), transaction() as session:
             result = ticking._batch(session, self.id)
         assert result is not None
-        for effect in result[1] if publish else ():
-            ticking.publish_all([effect])
+        if publish:
+            publish_all(result.effects)
 
     @contextmanager
-    def _others_locked(self, bead_id: str, agent: int | None) -> Iterator[None]:
+    def _others_locked(self, bead_id: str, agent: int | None, merging: bool) -> Iterator[None]:
+        """`merging`: not those in review, since the end of a merge wakes the next one."""
         beads = select(Bead.id).where(Bead.town_id == self.id, Bead.id != bead_id).with_for_update(key_share=True)
+        if merging:
+            beads = beads.where(Bead.status != BeadStatus.IN_REVIEW)
         others = select(Agent.id).where(Agent.town_id == self.id, Agent.id != agent, Agent.bead_id.is_(None))
         with transaction() as session:
             session.execute(beads)
@@ -200,8 +211,7 @@ class ModelTown:
         effects: list[Effect] = []
         with transaction() as session:
             effects.extend(work.cancel(session, self.id, self.beads[number]))
-        for effect in effects:
-            ticking.publish_all([effect])
+        publish_all(effects)
 
     def retry(self, number: int) -> None:
         with transaction() as session:
@@ -219,7 +229,7 @@ class ModelTown:
         for each in left:
             self.until(each.lease_expires_at)
             self._wake(each.bead_id)
-            self.tick(each.bead_id)
+            self.tick(each.bead_id, merging=True)
         if request.status == MergeStatus.PUSHING:
             self.until(request.lease_expires_at)
         return request

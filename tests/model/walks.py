@@ -19,7 +19,13 @@ WORLDS = (
     {"beads": 2, "agents": 2, "capacity": 2},
     {"beads": 2, "agents": 2, "cancels": 1},
 )
-LENGTH = 30  # of a walk at random
+# Too many states to explore, which a walk at random does not need.
+WIDE = (
+    {"attempts": 4, "faults": 6, "cancels": 2, "retries": 2},
+    {"beads": 3, "agents": 3, "capacity": 2, "workers": 3, "attempts": 3, "faults": 4, "cancels": 2, "retries": 2},
+    {"beads": 2, "agents": 3, "capacity": 2, "workers": 3, "attempts": 2, "faults": 5, "cancels": 1, "retries": 1},
+)
+LENGTH = 30  # of a recorded walk at random
 AFTER = 6  # steps of a directed walk that go on at random
 
 
@@ -93,11 +99,11 @@ def extend(walk: Walk, spec: Any, state: Any, label: str, after: Any, chance: ra
     return after
 
 
-def random_walk(world: dict[str, int], seed: int, wanted: set[str] | None = None) -> Walk:
-    """From the start until everything rests. Kinds that are still `wanted` are taken first; idle steps are rare."""
+def random_walk(world: dict[str, int], seed: int, length: int = LENGTH) -> Walk:
+    """From the start until everything rests, or for as many steps. Idle steps are rare."""
     chance, spec = random.Random(seed), protocol(world)
     walk, state = Walk(world, f"random {seed}"), spec.start()
-    return _wander(walk, spec, state, chance, wanted or set(), LENGTH)
+    return _wander(walk, spec, state, chance, set(), length)
 
 
 def _wander(walk: Walk, spec: Any, state: Any, chance: random.Random, wanted: set[str], length: int) -> Walk:
