@@ -7,6 +7,8 @@ import typer
 from gastown.cli.options import AsJson, BeadId, Limit, RigName
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from sqlalchemy.orm import Session
 
     from gastown.store.listing import AttemptRow, BeadRow
@@ -20,6 +22,7 @@ States = Annotated[
 ]
 Everything = Annotated[bool, typer.Option("--all", help="Closed ones as well.")]
 Again = Annotated[bool, typer.Option("--again", help="Have its agent work on it once more, from its own commits.")]
+By = Annotated[list[str], typer.Option("--by", metavar="BEAD", help="The bead to wait for; several are possible.")]
 Reason = Annotated[str, typer.Option("--reason", "-m", help="Why: others will read it.")]
 
 
@@ -146,6 +149,40 @@ def release(bead_id: BeadId) -> None:
     ask(lambda session, town_id: work.release(session, town_id, bead_id))
     publish_after()
     screen.say(f"{bead_id} goes on\nnext: gastown why {bead_id}")
+
+
+@bead.command("block")
+def block_bead(bead_id: BeadId, by: By) -> None:
+    """Have a bead wait for others; refused when that closes a cycle. An attempt that runs goes on."""
+    from gastown.cli import screen
+    from gastown.commands import edges
+
+    _change_edges(bead_id, by, edges.block)
+    screen.say(f"{bead_id} waits for {', '.join(by)}\nnext: gastown why {bead_id}")
+
+
+@bead.command("unblock")
+def unblock_bead(bead_id: BeadId, by: By) -> None:
+    """Have a bead wait for others no more."""
+    from gastown.cli import screen
+    from gastown.commands import edges
+
+    _change_edges(bead_id, by, edges.unblock)
+    screen.say(f"{bead_id} waits no more for {', '.join(by)}\nnext: gastown why {bead_id}")
+
+
+def _change_edges(bead_id: str, by: list[str], change: "Callable[[Session, int, str, str], None]") -> None:
+    """All of them, or none."""
+    from gastown.cli.ask import ask, publish_after
+    from gastown.store.moves import lock_beads
+
+    def write(session: "Session", town_id: int) -> None:
+        lock_beads(session, {bead_id, *by})
+        for each in sorted(set(by)):
+            change(session, town_id, bead_id, each)
+
+    ask(write)
+    publish_after()
 
 
 @bead.command()

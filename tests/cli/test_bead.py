@@ -353,3 +353,20 @@ def test_two_people_cancel_at_once(gastown: Gastown) -> None:
     for thread in threads:
         thread.join()
     assert sorted(codes) == [0, 1]
+
+
+def test_block_and_unblock(gastown: Gastown) -> None:
+    with transaction() as session:
+        first, second, third = (a_bead(session).id for _ in range(3))
+    said = gastown("bead", "block", first, "--by", second, "--by", third)
+    assert (said.code, said.out.splitlines()[0]) == (0, f"{first} waits for {second}, {third}")
+    assert why(gastown, first)["verdict"] == "blocked"
+    said = gastown("bead", "block", third, "--by", first)
+    assert said.code == 1
+    assert first in said.err
+    assert third in said.err
+    assert gastown("bead", "unblock", first, "--by", second, "--by", "gt-none").code == 3
+    assert second in why(gastown, first)["reason"]
+    assert gastown("bead", "unblock", first, "--by", second).code == 0
+    assert why(gastown, first)["reason"] == f"waits for {third}"
+    assert gastown("bead", "unblock", first, "--by", second).code == 1
