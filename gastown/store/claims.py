@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ARRAY, Row, Text, and_, any_, func, literal, or_, select, text, update
+from sqlalchemy import ARRAY, Row, Text, and_, any_, func, literal, or_, select, text
 from sqlalchemy.orm import Session
 
 from gastown.db import gastown_now
@@ -27,17 +27,17 @@ def clock(session: Session) -> datetime:
     return session.scalars(select(gastown_now())).one()
 
 
+# As an array, so that the rows are always found by their key, also by a plan that does not know the limit.
+_CLAIM = text("""
+UPDATE beads SET wake_at = NULL WHERE id = ANY(ARRAY(
+    SELECT id FROM beads WHERE town_id = :town_id AND wake_at <= :now ORDER BY wake_at LIMIT :limit
+    FOR NO KEY UPDATE SKIP LOCKED
+)) RETURNING id""")
+
+
 def claim_due(session: Session, town_id: int, now: datetime, limit: int) -> list[str]:
     """Due beads, locked. Their `wake_at` is cleared here, so that a wake that commits later is not lost."""
-    due = (
-        select(Bead.id)
-        .where(Bead.town_id == town_id, Bead.wake_at <= now)
-        .order_by(Bead.wake_at)
-        .limit(limit)
-        .with_for_update(key_share=True, skip_locked=True)
-    )
-    statement = update(Bead).where(Bead.id.in_(due)).values(wake_at=None).returning(Bead.id)
-    return sorted(session.scalars(statement.execution_options(synchronize_session=False)))
+    return sorted(session.scalars(_CLAIM, {"town_id": town_id, "now": now, "limit": limit}))
 
 
 # As many of each rig as there are slots in all, so that placing can be fair between them. Not locked: most stay.
