@@ -9,12 +9,12 @@ from kombu import Queue
 
 from gastown import logs
 from gastown.beat_schedule import BEAT_SCHEDULE
-from gastown.settings import get_settings
+from gastown.settings import settings_of_a_process
 
 START_EXPIRES_S = 120  # a start that nobody took by then is rolled back (policy.queued_timeout_s)
 PUBLISH_TIMEOUT_S = 2  # a broker that does not answer must never hang a caller
 
-settings = get_settings()
+settings = settings_of_a_process()
 app = Celery("gastown", broker=settings.broker)
 
 

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import sys
 import tempfile
 from functools import cache
 from pathlib import Path
@@ -144,7 +145,7 @@ def load() -> Settings:
     try:
         settings = Settings()
     except ValidationError as error:
-        lines = "; ".join(f"{'.'.join(map(str, each['loc'])) or 'settings'}: {each['msg']}" for each in error.errors())
+        lines = "; ".join(_fault(each["loc"], each["msg"]) for each in error.errors())
         hint = f"mend {config_file()} or the GASTOWN_ variables"
         raise UsageError(f"the settings are wrong: {lines}", hint=hint) from error
     except (ValueError, OSError) as error:
@@ -153,6 +154,10 @@ def load() -> Settings:
     if unknown:
         raise UsageError(f"unknown setting {', '.join(sorted(unknown))}", hint="gastown config show lists them all")
     return settings
+
+
+def _fault(place: tuple[int | str, ...], message: str) -> str:
+    return f"{'.'.join(map(str, place)) or 'settings'}: {message.removeprefix('Value error, ')}"
 
 
 def _is_known(variable: str) -> bool:
@@ -164,3 +169,11 @@ def _is_known(variable: str) -> bool:
 def get_settings() -> Settings:
     """The settings of this process, read once."""
     return load()
+
+
+def settings_of_a_process() -> Settings:
+    """For worker, beat and API: settings that make no sense end the process with one line that names the values."""
+    try:
+        return get_settings()
+    except UsageError as error:
+        sys.exit(f"gastown: {error} (next: {error.hint})")

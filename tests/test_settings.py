@@ -1,5 +1,10 @@
 """Settings: where they come from, and what is refused."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
 from gastown import settings
@@ -34,3 +39,24 @@ def test_an_unknown_key_in_the_file_is_refused(monkeypatch: pytest.MonkeyPatch) 
     settings.config_file().write_text("nodes = 'a'\n")
     with pytest.raises(UsageError, match="nodes"):
         settings.load()
+
+
+@pytest.mark.parametrize(
+    "process",
+    [
+        ["-m", "celery", "-A", "gastown.celery_app", "worker"],
+        ["-m", "celery", "-A", "gastown.celery_app", "beat"],
+        ["-m", "gastown.embedded.serve", "gastown.api:create_app", "0"],
+        ["-m", "gastown.cli", "why"],
+    ],
+    ids=["worker", "beat", "api", "cli"],
+)
+def test_no_process_starts_with_numbers_that_make_no_sense(process: list[str], own_home: Path) -> None:
+    environment = os.environ | {"GASTOWN_POLICY__HEARTBEAT_LEASE_S": "15"}
+    answer = subprocess.run(
+        [sys.executable, "-P", *process], env=environment, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert answer.returncode != 0
+    assert "heartbeat_lease_s = 15 is shorter than two heartbeats of 10 s" in answer.stderr
+    assert "Traceback" not in answer.stderr
+    assert answer.stderr.count("\n") <= 2

@@ -10,7 +10,7 @@ from contextlib import suppress
 
 import uvicorn
 
-from gastown.settings import get_settings
+from gastown.settings import settings_of_a_process
 
 GRACE_S = 3  # for open streams, when it stops
 KEEP_ALIVE_S = 30  # a connection that is idle for so long is closed; agents beat every 10 s, and making one costs 1 ms
@@ -18,6 +18,7 @@ MOST_FILES = 65_536  # one for each connection, four of an attempt's; the usual 
 
 
 def main(factory: str, descriptor: int) -> None:
+    settings = settings_of_a_process()
     usual, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = MOST_FILES if most == resource.RLIM_INFINITY else min(MOST_FILES, most)
     if usual != resource.RLIM_INFINITY and usual < wanted:
@@ -26,7 +27,7 @@ def main(factory: str, descriptor: int) -> None:
     config = uvicorn.Config(
         factory,
         factory=True,
-        log_level=get_settings().log_level.lower(),
+        log_level=settings.log_level.lower(),
         access_log=False,
         server_header=False,
         timeout_graceful_shutdown=GRACE_S,
