@@ -49,6 +49,17 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
             terminalreporter.write_line(f"{fault:55} {gap:>16} {attempts:3} {most:3}")
     if MATRIX:
         terminalreporter.section("outcome matrix: (answer, really started, message) and what came of it")
-        head = ("answer", "started", "message", "attempts", "settled by", "after", "retry", "no process", "agents")
+        head = (
+            "answer",
+            "started",
+            "message",
+            "attempts",
+            "settled by",
+            "after",
+            "retry",
+            "no process",
+            "fenced",
+            "agents",
+        )
         for row in (head, *MATRIX):
-            terminalreporter.write_line("{:26} {:7} {:7} {:26} {:13} {:>7} {:>7} {:>10} {:>6}".format(*row))
+            terminalreporter.write_line("{:26} {:7} {:7} {:26} {:13} {:>7} {:>7} {:>10} {:>7} {:>6}".format(*row))

@@ -20,7 +20,8 @@ from gastown.states import LIVE, AgentStatus, DispatchStatus
 from gastown.tasks.base import publish
 from tests.flows import matrix
 from tests.flows.matrix import LATE, NO, ONCE, POLICIES, SUPERSEDED, TWICE, YES, Cell, Gap, Played
-from tests.flows.town import AGENT, Town
+from tests.flows.town import Town
+from tests.flows.watch import AGENT
 
 HELD_AT_ONCE, OTHERS_AT_ONCE = 6, 8  # a start whose answer is held keeps a process of the pool
 WORKERS = HELD_AT_ONCE + 3

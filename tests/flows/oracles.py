@@ -20,7 +20,8 @@ from tests.flows.matrix import (
     Expected,
     Played,
 )
-from tests.flows.town import AGENT, SUPERVISOR, Town
+from tests.flows.town import Town
+from tests.flows.watch import AGENT, SUPERVISOR
 
 # What the rules may take at most, and how much more a loaded machine may: every bound below is made of these.
 INSPECTED_WITHIN_S = 5.0
@@ -157,9 +158,14 @@ def _late_one(played: Played, expected: Expected, town: Town) -> Iterator[str]:
         yield f"the superseded attempt's supervisor exited with {played.late_exit}, not {FENCED_EXIT}"
     if agents := town.watch.of(played.bead, 1, AGENT):
         yield f"the superseded attempt ran an agent at {_clock(agents[0].first)}"
-    lived_s = sum(span.last - span.first for span in town.watch.of(played.bead, 1, SUPERVISOR))
+    lived_s = _lived_s(played, town)
     if lived_s > played.cell.policy.heartbeat_s + TICK_S:
         yield f"the superseded attempt lived for {lived_s:.1f} s, longer than a heartbeat"
+
+
+def _lived_s(played: Played, town: Town) -> float:
+    """How long the supervisor of the first attempt was there."""
+    return sum(span.last - span.first for span in town.watch.of(played.bead, 1, SUPERVISOR))
 
 
 def _clock(seconds: float) -> str:
@@ -180,5 +186,6 @@ def row_of(played: Played, town: Town) -> tuple[str, ...]:
         "-" if settled_s is None else f"{settled_s:.2f} s",
         "-" if retried_s is None else f"{retried_s:.2f} s",
         f"{gap_s:.1f} s",
+        f"{_lived_s(played, town):.2f} s" if expected and expected.late else "-",
         str(town.watch.most.get(played.bead, 0)),
     )
