@@ -27,7 +27,7 @@ BAR = 0.20  # of a core
 BODY = json.dumps({"phase": "agent", "progressed": True, "tool_running": False, "cost_usd": 0.25}).encode()
 
 
-def heartbeats(folder: Path) -> None:
+def heartbeats() -> None:
     """CPU of the API process and of Postgres, per heartbeat and as a share of one core at 100 heartbeats a second."""
     with ground() as home:
         _attempts()
