@@ -33,7 +33,7 @@ _BY_VERDICT = {
     ),
     Verdict.BREAKER_OPEN: (
         "what keeps attempts from starting has to be put right; then one tries it, and all go on by themselves",
-        "gastown doctor",
+        "gastown node list",
     ),
     Verdict.OVER_BUDGET: (
         "time, as what was spent a day ago counts no more, or the end of an attempt; or a higher budget",
