@@ -12,7 +12,7 @@ from gastown.reconcile.actions import Escalate
 from gastown.reconcile.views import load
 from gastown.states import TERMINAL, Verdict
 from gastown.store.claims import clock
-from gastown.store.policies import policy_of, town_policy
+from gastown.store.policies import load_policies, policy_of
 from gastown.store.views import load_views
 
 # a start goes on by itself, and is looked at on time: nothing is to be done because it came one step further
@@ -40,8 +40,8 @@ def forgotten(session: Session) -> list[str]:
     for bead in session.scalars(select(Bead).where(later, Bead.status.not_in(TERMINAL)).order_by(Bead.id)).all():
         if bead.verdict is None and bead.wake_at is not None:
             continue  # its first decision raised, and waits out its delay
-        policy = town_policy(session, bead.town_id)
-        [(_bead, view)] = load_views(session, [bead.id], now, policy)
+        numbers = load_policies(session, bead.town_id)
+        [(_bead, view)] = load_views(session, [bead.id], now, numbers)
         decision = decide(view, now, policy_of(session, bead.rig_id))
         same = str(decision.verdict) == bead.verdict or {str(decision.verdict), bead.verdict} <= UNDER_WAY
         if bead.wake_at is None:

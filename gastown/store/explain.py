@@ -66,7 +66,7 @@ def explain(session: Session, town_id: int, bead_ids: Sequence[str]) -> list[Exp
     rigs = {rig.id: rig for rig in session.scalars(select(Rig).where(Rig.town_id == town_id))}
     presets = {row.id: row.agent for row in session.execute(select(Bead.id, Bead.agent).where(Bead.id.in_(bead_ids)))}
     found = {}
-    for bead, view in load_views(session, list(bead_ids), now, policies.town):
+    for bead, view in load_views(session, list(bead_ids), now, policies):
         rig = rigs[bead.rig_id]
         try:
             decision = decide(view, now, policies.rigs[bead.rig_id])

@@ -22,6 +22,7 @@ from gastown.states import (
     Resolution,
     StopCode,
 )
+from gastown.store.policies import Policies
 
 log = structlog.get_logger()
 
@@ -88,7 +89,7 @@ class LoadedBead:
 
 
 def load_views(
-    session: Session, bead_ids: Sequence[str], now: datetime, policy: Policy, slots: dict[str, Slot] | None = None
+    session: Session, bead_ids: Sequence[str], now: datetime, numbers: Policies, slots: dict[str, Slot] | None = None
 ) -> list[tuple[LoadedBead, BeadView]]:
     """The beads, ascending, each with what the rules may see of it. To decide, the caller has locked their rows before:
     what a query sees that locks them itself may be older than the lock.
@@ -100,6 +101,7 @@ def load_views(
     read = []
     for row in session.execute(_VIEWS, {"bead_ids": list(bead_ids)}):
         try:
+            policy = numbers.rigs.get(row.rig_id, numbers.town)
             read.append((_bead(row), _view(row, now, policy, (slots or {}).get(row.id))))
         except (ValueError, TypeError) as error:
             log.error("row_unreadable", bead=row.id, error=str(error))

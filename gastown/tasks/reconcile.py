@@ -73,8 +73,9 @@ def _batch(session: Session, town_id: int) -> Batch | None:
     """Due beads are decided, then as many ready ones as there are free slots. None: the town is somebody else's."""
     if not claims.try_lock_town(session, town_id):
         return None
-    now, numbers = claims.clock(session), policies.load_policies(session, town_id)
+    now = claims.clock(session)
     due = claims.claim_due(session, town_id, now, limit=BATCH)
+    numbers = policies.load_policies(session, town_id)  # after the claim, so that a rig made meanwhile is among them
     effects = _decide(session, due, now, numbers)
     slots = claims.claim_ready(session, town_id, now, BATCH, numbers)
     effects += _decide(session, sorted(slots), now, numbers, slots)
@@ -86,7 +87,7 @@ def _decide(
 ) -> list[Effect]:
     """Of beads that are locked. One that cannot be read, or whose rule raises, costs itself a delay (S37)."""
     decided, put_off = [], set(bead_ids)
-    for bead, view in views.load_views(session, bead_ids, now, numbers.town, slots):
+    for bead, view in views.load_views(session, bead_ids, now, numbers, slots):
         try:
             decided.append((bead, view, decide(view, now, numbers.rigs[bead.rig_id])))
         except Exception as error:

@@ -367,6 +367,17 @@ def test_what_vanished_while_the_api_was_away(town_id: int, clock: Clock, back_s
     assert now(dispatch).code == code
 
 
+def test_a_lease_counts_only_time_in_which_the_api_was_there(town_id: int) -> None:
+    """All of it, by the rig's own length: an agent that beats every 100 s has not had its turn a minute after."""
+    with transaction() as session:
+        session.get_one(Service, "api").back_at = after(-60)
+        slow = a_rig(session, name="slow", policy={"heartbeat_s": 100, "heartbeat_lease_s": 300})
+        rigs = (slow, a_rig(session, name="usual"))
+        silent = [an_attempt(session, rig=rig, heartbeat_at=after(-400), lease_expires_at=after(-1)) for rig in rigs]
+    tick()
+    assert [now(each).status for each in silent] == [RUNNING, LOST]
+
+
 def test_rules_obey_the_numbers_of_the_rig(town_id: int) -> None:
     """One failure is too many on one rig, and the next attempt on the other."""
     with transaction() as session:
