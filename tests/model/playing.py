@@ -32,20 +32,8 @@ class Board:
                 raise Diverged(self._said(walk, number, repr(error), [])) from error
             if found != expected:
                 raise Diverged(self._said(walk, number, "", list(difflib.ndiff(expected, found))))
-        if walk.forbidden is not None:
-            self._play_forbidden(walk, player, walk.forbidden)
         violations = player.town.violations()
         assert violations == [], f"{walk.why}: {violations}"
-
-    def _play_forbidden(self, walk: Walk, player: Player, label: str) -> None:
-        """The specification has no such step: asked for it, the product refuses, or nothing comes of it."""
-        before = player.state()
-        try:
-            after = player.play(label)
-        except Diverged:
-            after = player.state()
-        if after != before:
-            raise Diverged(f"{walk.why}: {label} is no step, and did this:\n" + "\n".join(difflib.ndiff(before, after)))
 
     def _new_player(self, walk: Walk) -> Player:
         self.end()

@@ -26,18 +26,22 @@ WIDE = (
     {"beads": 2, "agents": 3, "capacity": 2, "workers": 3, "attempts": 2, "faults": 5, "cancels": 1, "retries": 1},
 )
 LENGTH = 30  # of a recorded walk at random
+REFUSED = "refused: "  # the product is asked for it, and says no, or nothing comes of it
+REFUSALS = 0.1  # how often, in a walk at random
 AFTER = 6  # steps of a directed walk that go on at random
 
 
 @dataclass
 class Walk:
-    """Labels, and after each the state that the specification is in. `forbidden`: one more, which changes nothing."""
+    """Labels, and after each the state that the specification is in. A step that it does not have is REFUSED."""
 
     world: dict[str, int]
     why: str
     steps: list[tuple[str, str | None]] = field(default_factory=list)
     states: list[State] = field(default_factory=list)
-    forbidden: str | None = None
+
+    def labels(self) -> list[str]:
+        return [label.removeprefix(REFUSED) for label, _variant in self.steps]
 
 
 def kind_of(label: str) -> str:
@@ -111,11 +115,37 @@ def _wander(walk: Walk, spec: Any, state: Any, chance: random.Random, wanted: se
         steps = options(spec, state)
         if not steps:
             break
+        if (never := refused(spec, state)) and chance.random() < REFUSALS:
+            _refuse(walk, chance.choice(never), state)
         weights = [_weight(state, after, kind, kind_of(label) in wanted) for label, after, kind in steps]
         [(label, after, _kind)] = chance.choices(steps, weights)
         wanted.discard(kind_of(label))
         state = extend(walk, spec, state, label, after, chance)
     return walk
+
+
+def _refuse(walk: Walk, label: str, state: Any) -> None:
+    walk.steps.append((REFUSED + label, None))
+    walk.states.append(lines(state))
+
+
+def refused(spec: Any, state: Any) -> list[str]:
+    """What somebody may ask for at any time, and must not get now."""
+    found, idle = [], None in state.workers
+    for number, bead in enumerate(state.beads):
+        over = bead.status in ("merged", "canceled", "failed")
+        if over or (bead.mr and bead.mr[1] == "pushing"):
+            found.append(f"user cancels bead {number}")
+        if bead.status in ("in_review", "merged"):
+            found.append(f"user retries bead {number}")
+    for number, row in enumerate(state.rows):
+        if idle and row.status != "queued":
+            found.append(f"a worker takes a copy of start({number})")
+        if not spec.stoppable(state, number):
+            found += [f"sweep finds orphan {number}"] + [f"a worker takes a copy of stop({number})"] * idle
+        elif ("beat", number) not in state.messages:
+            found.append(f"held-up heartbeat of {number} arrives: 409")
+    return found
 
 
 def _weight(state: Any, after: Any, kind: str, wanted: bool) -> float:
@@ -183,7 +213,7 @@ def _followed(world: dict[str, int], name: str, trace: list[str]) -> Walk:
         same = next((step for step in steps if step[0] == label), None)
         same = same or next((step for step in steps if _asked(step[0]) == _asked(label)), None)
         if same is None:
-            walk.forbidden = label
+            _refuse(walk, label, state)
             break
         state = extend(walk, spec, state, same[0], same[1], chance)
     return walk
