@@ -2,17 +2,21 @@
 
 from collections.abc import Sequence
 from datetime import datetime
+from typing import Any
 from uuid import UUID
 
 import pytest
+import redis
 from sqlalchemy import func, select, text
 from sqlalchemy.orm import Session
 
 from gastown.agent.protocol import Done
+from gastown.celery_app import app
 from gastown.commands import attempt, work
 from gastown.commands.work import NewBead
 from gastown.db import transaction
 from gastown.models import Agent, Bead, DecisionRow, Service, Town
+from gastown.reconcile.actions import AskMerge, InspectContainers, StartContainer, StopContainer
 from gastown.reconcile.decision import Decision
 from gastown.reconcile.policy import Policy
 from gastown.reconcile.views import BeadView
@@ -20,6 +24,7 @@ from gastown.states import AgentStatus, BeadStatus, DispatchStatus, FailureCode,
 from gastown.store import attempts, claims, counters, creation, resync, services, views
 from gastown.store.moves import lock_beads, set_bead, wake
 from gastown.tasks import reconcile as ticking
+from gastown.tasks.base import publish_all
 from gastown.tasks.reconcile import reconcile_town
 from tests.builders import (
     BASE,
@@ -389,3 +394,56 @@ def test_rules_obey_the_numbers_of_the_rig(town_id: int) -> None:
     tick()
     with transaction() as session:
         assert [session.get_one(Bead, each).status for each in ids] == [BeadStatus.FAILED, BeadStatus.IN_PROGRESS]
+
+
+# --- publishing
+
+
+def test_effects_of_a_batch_reach_their_queues_in_order(database: str) -> None:
+    starts = [StartContainer(dispatch_id=f"d{number}", node="here") for number in range(50)]
+    others = [
+        StartContainer(dispatch_id="e", node="there"),
+        AskMerge(merge_id=7),
+        StopContainer(dispatch_id="d1", node="here"),
+        InspectContainers(node="here"),
+    ]
+    assert publish_all([*starts, *others])
+    expected = [("gastown.start_container", [f"d{number}"]) for number in range(50)]
+    expected += [("gastown.stop_container", ["d1"]), ("gastown.inspect_containers", ["here"])]
+    assert take_messages("node.here") == expected
+    assert take_messages("node.there") == [("gastown.start_container", ["e"])]
+    assert take_messages("merge") == [("gastown.merge", [7])]
+
+
+def test_a_broker_that_is_away_costs_one_attempt_for_a_batch(
+    town: Town, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """G5: the rows say what is still to do. A hundred effects do not wait a hundred times."""
+    beads = [committed(a_bead) for _ in range(4)]
+    connects = []
+
+    def refuse(self: Any, *_: Any, **__: Any) -> None:
+        connects.append(self)
+        raise redis.exceptions.ConnectionError("Connection refused")
+
+    with monkeypatch.context() as away:
+        app.close()
+        away.setattr(redis.connection.AbstractConnection, "connect", refuse)
+        tick()
+        assert len(connects) <= 4
+    app.close()
+    assert len(live()) == len(beads)
+    assert take_messages("node.here") == []
+    clock.advance(10)
+    tick()
+    assert len(take_messages("node.here")) == len(beads)
+
+
+def test_connections_that_the_broker_closed_cost_no_message(database: str, redis_url: str) -> None:
+    """It was restarted, say: a batch is sent again, because what comes twice does no harm."""
+    starts = [StartContainer(dispatch_id=f"d{number}", node="here") for number in range(3)]
+    assert publish_all(starts[:1])
+    with redis.Redis.from_url(redis_url) as other:
+        other.client_kill_filter(_type="normal", skipme=True)
+    assert publish_all(starts)
+    assert {about for _task, [about] in take_messages("node.here")} == {"d0", "d1", "d2"}
