@@ -439,11 +439,11 @@ def test_a_broker_that_is_away_costs_one_attempt_for_a_batch(
     assert len(take_messages("node.here")) == len(beads)
 
 
-def test_connections_that_the_broker_closed_cost_no_message(database: str, redis_url: str) -> None:
+def test_connections_that_the_broker_closed_cost_no_message(database: str) -> None:
     """It was restarted, say: a batch is sent again, because what comes twice does no harm."""
     starts = [StartContainer(dispatch_id=f"d{number}", node="here") for number in range(3)]
     assert publish_all(starts[:1])
-    with redis.Redis.from_url(redis_url) as other:
-        other.client_kill_filter(_type="normal", skipme=True)
+    with app.connection_for_write() as other:
+        other.default_channel.client.client_kill_filter(_type="normal", skipme=True)
     assert publish_all(starts)
     assert {about for _task, [about] in take_messages("node.here")} == {"d0", "d1", "d2"}
