@@ -22,6 +22,11 @@ def node_queue(node: str) -> str:
     return f"node.{node}"
 
 
+def watch_queue(node: str) -> str:
+    """Of inspections: a start that hangs must keep nobody from asking the node what is there."""
+    return f"watch.{node}"
+
+
 def queue(name: str) -> Queue:
     """A queue bound to a key of its own: without one, Celery binds it to the default key."""
     return Queue(name, routing_key=name)
@@ -52,7 +57,7 @@ app.conf.update(
     task_publish_retry=False,
     task_create_missing_queues=True,
     task_default_queue="control",
-    task_queues=[queue("control"), queue("merge"), queue(node_queue(settings.node))],
+    task_queues=[queue("control"), queue("merge"), queue(node_queue(settings.node)), queue(watch_queue(settings.node))],
     task_routes={"gastown.merge": {"queue": "merge", "routing_key": "merge"}},
     beat_schedule=BEAT_SCHEDULE,
     beat_max_loop_interval=5,

@@ -17,7 +17,8 @@ APP = "gastown.celery_app"
 API = "gastown.api:create_app"
 DRAIN = "gastown.cli.drain"  # started by name: this package knows nothing of runtimes
 
-WORKERS = ("worker", "merge")
+CONTROL_PROCESSES = "2"  # one for ticks, one for inspections and upkeep
+WORKERS = ("control", "worker", "merge")
 
 
 def environment(settings: Settings, extra: dict[str, str]) -> dict[str, str]:
@@ -76,10 +77,12 @@ def servers(settings: Settings, lock: int) -> list[Service]:
 
 def programs(settings: Settings, lock: int, api: socket.socket, app: str, env: dict[str, str]) -> list[Service]:
     """The Celery workers and the API: with these the stack is ready."""
-    starting, merging = str(settings.worker_processes), str(settings.merge_processes)
+    node, starting, merging = settings.node, str(settings.worker_processes), str(settings.merge_processes)
     return [
-        _worker(settings, lock, app, env, "worker", "control", f"control,node.{settings.node}", starting),
-        _worker(settings, lock, app, env, "merge", "merge", "merge", merging),
+        # ticks and inspections have processes of their own: however many starts hang, the town goes on
+        _worker(settings, lock, app, env, "control", f"control,watch.{node}", CONTROL_PROCESSES),
+        _worker(settings, lock, app, env, "worker", f"node.{node}", starting),
+        _worker(settings, lock, app, env, "merge", "merge", merging),
         Service(
             name="api",
             argv=[sys.executable, "-P", "-m", "gastown.embedded.serve", API, str(api.fileno())],
@@ -125,9 +128,9 @@ def one_shot(settings: Settings, lock: int, module: str, env: dict[str, str], *a
 
 
 def _worker(
-    settings: Settings, lock: int, app: str, env: dict[str, str], name: str, host: str, queues: str, processes: str
+    settings: Settings, lock: int, app: str, env: dict[str, str], name: str, queues: str, processes: str
 ) -> Service:
-    node = f"{host}@{settings.node}"
+    node = f"{name}@{settings.node}"
     told = ready.path(settings.home, node)
     argv = [
         *_celery(app),

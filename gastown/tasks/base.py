@@ -8,7 +8,7 @@ import structlog
 from kombu.exceptions import BatchPublishError
 from kombu.exceptions import OperationalError as BrokerError
 
-from gastown.celery_app import START_EXPIRES_S, app, node_queue
+from gastown.celery_app import START_EXPIRES_S, app, node_queue, watch_queue
 from gastown.errors import BrokerUnavailable, UsageError
 from gastown.reconcile.actions import AskMerge, Effect, InspectContainers, StartContainer, StopContainer
 
@@ -67,7 +67,7 @@ def _message(effect: Effect) -> tuple[str, str | int, str, float]:
         case StopContainer(dispatch_id=key, node=node):
             return "gastown.stop_container", key, node_queue(node), START_EXPIRES_S
         case InspectContainers(node=node):
-            return "gastown.inspect_containers", node, node_queue(node), POKE_EXPIRES_S
+            return "gastown.inspect_containers", node, watch_queue(node), POKE_EXPIRES_S
         case AskMerge(merge_id=merge_id):
             return "gastown.merge", merge_id, "merge", START_EXPIRES_S
 

@@ -8,7 +8,7 @@ from celery import Task
 from celery.signals import task_failure
 
 from gastown.beat_schedule import EVERYWHERE
-from gastown.celery_app import app, node_queue
+from gastown.celery_app import app, node_queue, watch_queue
 from gastown.db import in_transaction, transaction
 from gastown.errors import GastownError, RuntimeUnavailable, StartRefused, UsageError
 from gastown.reconcile.actions import InspectContainers
@@ -129,7 +129,7 @@ def inspect_containers(node: str | None = None, sweep: bool = False) -> None:
     """Write down what is there of a node's live attempts; with `sweep`, end what is fenced.
 
     None: a message for each node with work. "*": one with `sweep` for every node, since what is fenced may be all that
-    runs there. Not more often: each stop can hold a process of the pool for STOP_GRACE_S, and ticks need them too.
+    runs there. Not more often: each stop can hold a process of the pool for STOP_GRACE_S, and starts need them too.
     """
     if node is None or node == EVERYWHERE:
         with transaction() as session:
@@ -138,7 +138,7 @@ def inspect_containers(node: str | None = None, sweep: bool = False) -> None:
             if node is None:
                 publish(InspectContainers(node=each))
             else:
-                send("gastown.inspect_containers", each, True, queue=node_queue(each), expires_s=STOP_GRACE_S)
+                send("gastown.inspect_containers", each, True, queue=watch_queue(each), expires_s=STOP_GRACE_S)
         return
     with transaction() as session:
         began = claims.clock(session)

@@ -59,7 +59,7 @@ def test_a_life(own_home: Path, port: int) -> None:
     now = gastown("status")
     assert now.returncode == 0
     assert all(
-        f"  {name}" in now.stdout for name in ("redis", "postgres", "worker", "merge", "beat", "api", "url", "town")
+        f"  {name}" in now.stdout for name in ("redis", "postgres", "control", "worker", "merge", "beat", "api", "url", "town")
     )
     assert gastown("db", "upgrade").stdout == "the database is up to date\n"
 

@@ -3,15 +3,18 @@
 import os
 import signal
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 
 from gastown.commands import towns, work
 from gastown.db import in_transaction
+from gastown.demo import faults
 from gastown.reconcile.actions import StartContainer
 from gastown.tasks.base import publish
 from tests.flows.town import Town, git, until
 
+HANG_S = 50  # longer than the test needs: it is called off
 WRITE = "sleep 0.3; echo done > result.txt"
 
 
@@ -44,6 +47,22 @@ def test_failure_that_had_started_goes_on(town: Town, fault: str) -> None:
     town.measure(f"start: {fault}, and it had started", bead)
     (only,) = town.attempts(bead)
     assert only.status == "succeeded"
+
+
+def test_starts_that_hang_hold_up_no_decision(town: Town) -> None:
+    """As many as the node has processes for: the town decides, inspects and merges meanwhile."""
+    slow, orders = f"slow {HANG_S}", Path(town.environment[faults.FOLDER])
+    at_work = town.sling("sleep 2; echo done > at-work.txt")
+    until("it is at work", lambda: town.attempts(at_work) and town.attempts(at_work)[0].started_at)
+    hanging = [town.sling(f"echo {n} > {n}", fault={1: slow}) for n in range(town.settings.worker_processes)]
+    until("all hang", lambda: all(faults.struck_at(orders, bead, 1) for bead in hanging))
+    town.merged(at_work)
+    late = town.sling("echo late > late.txt")
+    [attempt] = until("it is dispatched", lambda: town.attempts(late))
+    assert not any(attempt.call_ended_at for bead in hanging for attempt in town.attempts(bead)), "they hang no more"
+    assert attempt.status == "queued"
+    faults.call_off(orders)
+    town.merged(*hanging, late)
 
 
 def test_no_answer_and_nothing_started(town: Town) -> None:
