@@ -52,7 +52,7 @@ def test_a_second_supervisor_is_refused(stack: Settings) -> None:
     with pytest.raises(Refused, match=re.escape(f"pid {before.pid}, since {before.since}")):
         Supervisor(stack).run()
     assert control.read_status(stack) == before
-    assert len(still_there(before)) == 7
+    assert len(still_there(before)) == 1 + len(CHILDREN)
 
 
 def test_the_port_of_another_home_is_named(stack: Settings, own_home: Path) -> None:
