@@ -29,6 +29,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
+from gastown.gates import MergeMethod
 from gastown.states import (
     LIVE,
     MERGING,
@@ -109,6 +110,8 @@ class Rig(Base):
     __table_args__ = (
         UniqueConstraint("town_id", "name"),
         CheckConstraint("name <> '' AND repository <> '' AND branch <> ''", name="named"),
+        CheckConstraint("jsonb_typeof(gates) = 'array'", name="gates"),
+        CheckConstraint(one_of("merge_method", MergeMethod), name="merge_method"),
     )
 
     id: Mapped[int] = mapped_column(Identity(always=True), primary_key=True)
@@ -118,7 +121,9 @@ class Rig(Base):
     branch: Mapped[str]  # the target of merges
     agent: Mapped[str | None]  # the preset; None: each sling has to say
     setup: Mapped[str] = mapped_column(server_default="")
-    gates: Mapped[list[str]] = mapped_column(server_default=text("'{}'"))
+    gates: Mapped[list[Any]] = mapped_column(server_default=text("'[]'"))  # as gastown.gates stores them
+    merge_method: Mapped[str] = mapped_column(server_default=MergeMethod.MERGE)
+    author: Mapped[str | None]  # of the commits that merges make, as "Name <mail>"; None: who did the work
     environment: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'"))  # captured at `rig add`, scrubbed
     policy: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'"))
     paused_at: Mapped[datetime | None]
@@ -361,6 +366,7 @@ class MergeRequest(Base):
     held_reason: Mapped[str | None]
     held_output: Mapped[str | None]
     look_at: Mapped[datetime | None]  # a hold that the outside may lift is looked at again then
+    gate_runs: Mapped[list[Any] | None] = mapped_column(JSONB(none_as_null=True))  # what each gate said of merge_sha
     merged_sha: Mapped[str | None]
     merged_at: Mapped[datetime | None]
     created_at: Mapped[datetime] = mapped_column(server_default=NOW)

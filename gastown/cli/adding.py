@@ -4,20 +4,21 @@ import contextlib
 import os
 import re
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from sqlalchemy.orm import Session
 
 from gastown.agent import processes
-from gastown.cli import agents, screen
+from gastown.cli import agents, reading, screen
 from gastown.cli.ask import ask
 from gastown.cli.words import block, one_line, span
-from gastown.commands import towns
+from gastown.commands import gate_files, towns
 from gastown.commands.towns import RIG_NAME, NewRig
 from gastown.embedded import home
 from gastown.errors import Refused, UsageError
+from gastown.gates import Gate, in_order, of_rig
 from gastown.models import Town
 from gastown.presets.environment import capture
 from gastown.refinery import gates, repository, worktrees
@@ -27,6 +28,7 @@ from gastown.runtimes import registry
 from gastown.settings import get_settings
 from gastown.store import rigs
 
+GATES_FILE_BYTES = 256 * 1024
 TAIL_LINES = 20  # of a red gate's output
 # What is before the @ of an http URL is often a token. Elsewhere, as in ssh://git@host, a user alone is no secret.
 _LOGIN = re.compile(r"https?://[^/?#]*@|://[^/?#@]*:[^/?#]*@", re.IGNORECASE)
@@ -49,7 +51,7 @@ class Wanted:
     name: str | None = None
     agent: str | None = None
     setup: str | None = None
-    gates: tuple[str, ...] | None = None
+    gates: Sequence[Gate] | None = None
     environment: dict[str, str] | None = field(default=None, repr=False)
     allow_red: bool = False
 
@@ -61,7 +63,7 @@ class Added:
     branch: str
     agent: str | None
     setup: str
-    gates: list[str]
+    gates: list[Gate]
     checks: list[GateResult]
     dirty: list[str]  # what would keep a merge out of the person's checkout now
 
@@ -93,7 +95,7 @@ def add(wanted: Wanted, probe: Probe, *, progress: Callable[[str], None]) -> Add
         branch=probe.branch,
         agent=agent,
         setup=wanted.setup or "",
-        gates=list(wanted.gates or ()),
+        gates=wanted.gates or (),
         environment=environment,
     )
     ask(lambda session, town_id: _require_new(session, town_id, new))
@@ -101,8 +103,16 @@ def add(wanted: Wanted, probe: Probe, *, progress: Callable[[str], None]) -> Add
         rig_id = ask(lambda session, town_id: _insert(session, town_id, new))
         _keep_mirror(mirror, rig_id)
     dirty = repository.dirty_paths(new.repository, new.branch)
-    shown = {key: getattr(new, key) for key in ("name", "repository", "branch", "agent", "setup", "gates")}
-    return Added(**shown, checks=checks, dirty=dirty)
+    shown = {key: getattr(new, key) for key in ("name", "repository", "branch", "agent", "setup")}
+    return Added(**shown, gates=in_order(new.gates), checks=checks, dirty=dirty)
+
+
+def given_gates(file: str | None, commands: Sequence[str] | None) -> list[Gate] | None:
+    """The gates that options name; None: they name none. Raises UsageError and NotFound."""
+    if file is None and not commands:
+        return None
+    text = "" if file is None else reading.read_text(file, GATES_FILE_BYTES)
+    return gate_files.gates_of("standard input" if file == "-" else file, text, commands or ())
 
 
 def default_name(place: str) -> str:
@@ -144,7 +154,7 @@ def checked(
             repository=new.repository,
             branch=new.branch,
             setup=new.setup,
-            gates=new.gates,
+            gates=in_order(new.gates),
             environment=new.environment,
             runtime=registry.get("process"),
             on_step=progress,
@@ -182,14 +192,14 @@ def given_changes(name: str, wanted: Wanted, *, progress: Callable[[str], None])
         branch=rig.branch,
         agent=rig.agent,
         setup=rig.setup,
-        gates=list(rig.gates),
+        gates=of_rig(rig.gates),
         environment={str(key): str(value) for key, value in rig.environment.items()},
     )
     new = replace(
         now,
         agent=now.agent if wanted.agent is None else wanted.agent,
         setup=now.setup if wanted.setup is None else wanted.setup,
-        gates=now.gates if wanted.gates is None else list(wanted.gates),
+        gates=now.gates if wanted.gates is None else tuple(wanted.gates),
         environment=now.environment if wanted.environment is None else wanted.environment,
     )
     given = {key: value for key, value in vars(new).items() if value != getattr(now, key)}
@@ -206,7 +216,7 @@ def given_changes(name: str, wanted: Wanted, *, progress: Callable[[str], None])
 
 def show_red(error: RedBase) -> None:
     """The end of what the red command printed."""
-    lines = block(error.result.output).split("\n")
+    lines = block(error.result.printed()).split("\n")
     for line in lines[-TAIL_LINES:]:
         screen.note(f"  | {line}")
 
@@ -215,7 +225,9 @@ def show_added(added: Added, *, say: Callable[[str], None] = screen.say) -> None
     say(f"rig {added.name} added: {one_line(added.repository)} ({added.branch})")
     for result in added.checks:
         outcome = f"passed in {span(result.duration_s)}" if result.passed else f"RED, allowed: {result.reason}"
-        say(f"  {result.step:<6} {one_line(result.command, 60)}: {outcome}")
+        flaky = f", at try {len(result.failed) + 1} of {result.allowed}" if result.passed and result.failed else ""
+        name = result.command if result.step == "setup" else result.name
+        say(f"  {result.step:<6} {one_line(name, 60)}: {outcome}{flaky}")
     if added.agent:
         say(f"  agent  {added.agent}")
     else:

@@ -1,7 +1,8 @@
 """Beads on the screen: one a line, or one with everything about it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from typing import Any
 
 from rich.table import Table
 
@@ -161,6 +162,7 @@ def _attempt_state(status: str, more: str) -> Cell:
 def _print_merge(merge: MergeRow) -> None:
     if merge.merged_sha is not None:
         screen.say(f"  merged into {merge.target} as {merge.merged_sha[:12]} at {at(merge.merged_at)}")
+        _print_gates(merge.gate_runs or [])
         return
     step = f", {one_line(merge.step)}" if merge.step else ""
     screen.say(f"  {merge.status.replace('_', ' ')}{step}: {merge.head_sha[:12]} into {merge.target}")
@@ -168,6 +170,16 @@ def _print_merge(merge: MergeRow) -> None:
         screen.say(f"  held ({merge.held_code}): {one_line(merge.held_reason)}")
     if merge.held_output:
         _indented(merge.held_output, OUTPUT_LINES, tail=True)
+    _print_gates(merge.gate_runs or [])
+
+
+def _print_gates(runs: Sequence[Mapping[str, Any]]) -> None:
+    """How the gates passed, and all that a flaky one printed."""
+    for run in runs:
+        flaky = f", at try {run['tries']} of {run['allowed']}" if run["tries"] > 1 else ""
+        screen.say(f"  gate {one_line(run['name'])}: passed in {span(run['duration_s'])}{flaky}")
+        if flaky:
+            _indented(run["output"], OUTPUT_LINES, tail=True)
 
 
 def print_events(events: Sequence[EventRow], *, with_bead: bool = True) -> None:

@@ -12,6 +12,12 @@ Setup = Annotated[str | None, typer.Option("--setup", metavar="CMD", help="Run f
 Gates = Annotated[
     list[str] | None, typer.Option("--gate", metavar="CMD", help="Must pass before a merge; several are possible.")
 ]
+GatesFile = Annotated[
+    str | None,
+    typer.Option(
+        "--gates-file", metavar="FILE", help="[[gate]] tables: name, command, timeout_s, retries, environment, cwd."
+    ),
+]
 AllowRed = Annotated[bool, typer.Option("--allow-red", help="Take it although setup or a gate fails as it is.")]
 Limit = Annotated[int, typer.Option("--limit", "-n", min=1, max=10_000, help="At most so many.")]
 BeadId = Annotated[str, typer.Argument(metavar="BEAD", help="The id of a bead, such as gt-7k3fq.")]

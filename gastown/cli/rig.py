@@ -1,10 +1,10 @@
 """gastown rig, pause, resume: the repositories under management."""
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gastown.cli.options import Agent, AllowRed, AsJson, Branch, Gates, Policies, RigName, Setup, Unset
+from gastown.cli.options import Agent, AllowRed, AsJson, Branch, Gates, GatesFile, Policies, RigName, Setup, Unset
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -33,12 +33,14 @@ def add_rig(
     agent: Agent = None,
     setup: Setup = None,
     gate: Gates = None,
+    gates_file: GatesFile = None,
     allow_red: AllowRed = False,
     as_json: AsJson = False,
 ) -> None:
     """Put a repository under management, after setup and gates have passed on it as it is."""
     from gastown.cli import adding, screen
     from gastown.errors import Refused
+    from gastown.gates import shown
 
     wanted = adding.Wanted(
         repository=repository,
@@ -46,7 +48,7 @@ def add_rig(
         branch=branch,
         agent=agent,
         setup=setup,
-        gates=tuple(gate or ()),
+        gates=adding.given_gates(gates_file, gate) or (),
         allow_red=allow_red,
     )
     probe = adding.look(wanted)
@@ -57,10 +59,13 @@ def add_rig(
         adding.show_red(error)
         raise
     except Refused as error:
-        hint = _how_to_change(probe, {"--agent": [agent], "--setup": [setup], "--gate": gate or []})
+        hint = _how_to_change(
+            probe, {"--agent": [agent], "--setup": [setup], "--gate": gate or [], "--gates-file": [gates_file]}
+        )
         raise Refused(str(error), hint=hint or error.hint) from error
     if as_json:
-        screen.print_json({key: value for key, value in vars(added).items() if key != "checks"})
+        told = {key: value for key, value in vars(added).items() if key != "checks"}
+        screen.print_json(told | {"gates": [shown(gate) for gate in added.gates]})
         return
     adding.show_added(added)
     screen.say(f'next: gastown sling "what is to be done" --rig {added.name}')
@@ -84,6 +89,7 @@ def change_rig(
     agent: Agent = None,
     setup: Setup = None,
     gate: Gates = None,
+    gates_file: GatesFile = None,
     no_gates: NoGates = False,
     environment: Environment = False,
     allow_red: AllowRed = False,
@@ -97,17 +103,18 @@ def change_rig(
     from gastown.errors import UsageError
     from gastown.presets.environment import capture
 
-    if no_gates and gate:
+    gates = adding.given_gates(gates_file, gate)
+    if no_gates and gates is not None:
         raise UsageError("--gate and --no-gates contradict each other", hint="give one of them")
     if policy or unset:
         _change_policy(name, policy or [], unset or [])
-        if not (agent or setup is not None or gate or no_gates or environment):
+        if not (agent or setup is not None or gates or no_gates or environment):
             return
     wanted = adding.Wanted(
         repository="",
         agent=agent,
         setup=setup,
-        gates=() if no_gates else tuple(gate) if gate else None,
+        gates=() if no_gates else gates,
         environment=capture(os.environ) if environment else None,
         allow_red=allow_red,
     )
@@ -202,13 +209,28 @@ def _print_rig(row: "RigRow") -> None:
     for key, value in lines.items():
         screen.say(f"  {key:<11} {value}")
     for gate in row.gates:
-        screen.say(f"  {'gate':<11} {one_line(gate)}")
+        screen.say(f"  {'gate':<11} {_gate(gate)}")
     if not row.gates:
         screen.say(f"  {'gate':<11} none: whatever an agent commits is merged unchecked")
     for key, value in row.policy.items() if isinstance(row.policy, dict) else ():
         screen.say(f"  {'policy':<11} {one_line(key)} = {one_line(str(value), 100)}")
     if row.wrong:
         screen.say(f"  {'WRONG':<11} nothing is started: {one_line(row.wrong, 300)}")
+
+
+def _gate(gate: "Mapping[str, Any]") -> str:
+    from gastown.cli.words import one_line, span
+    from gastown.gates import GATE_TIMEOUT_S, made_name
+
+    about = [
+        f"in {one_line(gate['cwd'])}" if gate["cwd"] else "",
+        f"with {', '.join(gate['environment'])}" if gate["environment"] else "",
+        f"at most {span(gate['timeout_s'])}" if gate["timeout_s"] != GATE_TIMEOUT_S else "",
+        f"up to {gate['retries'] + 1} tries" if gate["retries"] else "",
+    ]
+    name = "" if gate["name"] == made_name(gate["command"]) else f"{one_line(gate['name'])}: "
+    more = ", ".join(each for each in about if each)
+    return f"{name}{one_line(gate['command'])}" + (f" ({more})" if more else "")
 
 
 @rig.command("pause")

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from gastown.cli.options import Agent, AllowRed, AsJson, Branch, Gates, Setup
+from gastown.cli.options import Agent, AllowRed, AsJson, Branch, Gates, GatesFile, Setup
 
 app = typer.Typer()
 
@@ -21,6 +21,7 @@ def run(
     agent: Agent = None,
     setup: Setup = None,
     gate: Gates = None,
+    gates_file: GatesFile = None,
     branch: Branch = None,
     file: PlanFile = None,
     resume: Resume = None,
@@ -32,7 +33,7 @@ def run(
     Exit code 0 when all are merged, 1 when some need a person. Ctrl-C detaches, or stops the stack if this
     run started it, with the work saved; --resume goes on.
     """
-    from gastown.cli import running
+    from gastown.cli import adding, running
     from gastown.cli.adding import Wanted
     from gastown.errors import UsageError
 
@@ -43,7 +44,7 @@ def run(
         branch=branch,
         agent=agent,
         setup=setup,
-        gates=None if gate is None else tuple(gate),
+        gates=adding.given_gates(gates_file, gate),
         allow_red=allow_red,
     )
     order = running.Order(tasks=tuple(tasks or ()), plan=file, resume=resume, wanted=wanted, as_json=as_json)

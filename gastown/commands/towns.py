@@ -1,14 +1,17 @@
 """Towns, rigs and nodes: the set-up."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from sqlalchemy import func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
+from gastown import gates
 from gastown.db import gastown_now
 from gastown.errors import NotFound, Refused, UsageError
+from gastown.gates import Gate
 from gastown.models import Bead, Node, Rig, Town
 from gastown.store.moves import record, wake
 
@@ -41,7 +44,7 @@ class NewRig:
     branch: str
     agent: str | None = None
     setup: str = ""
-    gates: list[str] = field(default_factory=list)
+    gates: Sequence[Gate | str] = ()  # a bare command is a gate with a name made from it
     environment: dict[str, str] = field(default_factory=dict, repr=False)
 
 
@@ -51,7 +54,7 @@ def add_rig(session: Session, town_id: int, new: NewRig, *, actor: str = "user")
         raise UsageError(
             f"{new.name!r} cannot be a rig's name", hint="letters, digits, dot, dash, underscore: --name NAME"
         )
-    values = {**vars(new), "town_id": town_id}
+    values = {**vars(new), "town_id": town_id, "gates": gates.stored(gates.in_order(new.gates))}
     statement = insert(Rig).values(**values).on_conflict_do_nothing(index_elements=["town_id", "name"])
     rig_id = session.scalar(statement.returning(Rig.id))
     if rig_id is None:
@@ -85,6 +88,10 @@ def update_rig(session: Session, rig: Rig, *, actor: str = "user", **values: obj
     allowed = {"agent", "setup", "gates", "environment"}
     if values.keys() - allowed:
         raise ValueError(f"of a rig only {', '.join(sorted(allowed))} can be changed")
+    if "gates" in values:
+        given = values["gates"]
+        assert isinstance(given, Sequence)
+        values["gates"] = gates.stored(gates.in_order(given))
     changed = [name for name, value in values.items() if getattr(rig, name) != value]
     for name in changed:
         setattr(rig, name, values[name])

@@ -4,9 +4,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from gastown.gates import GATE_TIMEOUT_S, Gate
 from gastown.states import HoldCode
 
-GATE_TIMEOUT_S = 1800.0  # DESIGN 3: gate 30 min
 OUTPUT_CHARS = 16 * 1024  # of a gate's output, kept for people: the end of it, where the failure is
 
 OnStep = Callable[[str], None]
@@ -27,13 +27,13 @@ class MergeJob:
     head_sha: str
     head_ref: str  # refs/gastown/head/<bead>/<epoch>
     setup: str = ""
-    gates: tuple[str, ...] = ()
+    gates: tuple[Gate, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
     merge_epoch: int = 1
     staged_sha: str | None = None  # the tip on which earlier merges wait for a dirty checkout
     author: str = "Gastown"
     email: str = "gastown@localhost"
-    gate_timeout_s: float = GATE_TIMEOUT_S
+    setup_timeout_s: float = GATE_TIMEOUT_S
 
     @property
     def merging_ref(self) -> str:
@@ -47,12 +47,25 @@ class MergeJob:
 
 
 @dataclass(frozen=True, kw_only=True)
+class GateRun:
+    """How a gate passed, as it is kept with the merge."""
+
+    name: str
+    command: str
+    tries: int  # the last one passed; more than 1: it is flaky
+    allowed: int  # tries
+    duration_s: float
+    output: str  # of every try
+
+
+@dataclass(frozen=True, kw_only=True)
 class Prepared:
     """Merged and gated, ready to push."""
 
     merge_sha: str
     base_sha: str  # what it was merged onto: `expected_sha`, or the staged tip
     expected_sha: str  # the head of the target on the remote, which the push must find
+    gate_runs: tuple[GateRun, ...] = field(default=(), compare=False)
 
 
 @dataclass(frozen=True)

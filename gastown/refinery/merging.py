@@ -13,6 +13,7 @@ push    -> Pushed         record it, then release
 from gastown.refinery.jobs import (
     AlreadyMerged,
     Dirty,
+    GateRun,
     Held,
     MergeJob,
     Moved,
@@ -30,6 +31,7 @@ from gastown.refinery.pushing import contains, land, push, release, stage
 __all__ = [
     "AlreadyMerged",
     "Dirty",
+    "GateRun",
     "Held",
     "MergeJob",
     "Moved",

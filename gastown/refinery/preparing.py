@@ -8,6 +8,7 @@ from gastown.errors import RepositoryUnavailable
 from gastown.refinery import gates, worktrees
 from gastown.refinery.jobs import (
     AlreadyMerged,
+    GateRun,
     Held,
     MergeJob,
     OnStep,
@@ -68,8 +69,10 @@ def _prepare(job: MergeJob, runtime: Runtime, on_step: OnStep, should_stop: Shou
         merged = _merge(job, mirror, worktree.path)
         if isinstance(merged, Held):
             return merged
-        prepared = Prepared(merge_sha=merged, base_sha=base, expected_sha=target)
-        return _run_gates(job, runtime, worktree, on_step, should_stop) or prepared
+        runs = _run_gates(job, runtime, worktree, on_step, should_stop)
+        if not isinstance(runs, tuple):
+            return runs
+        return Prepared(merge_sha=merged, base_sha=base, expected_sha=target, gate_runs=runs)
 
 
 def _have_head(mirror: Mirror, job: MergeJob) -> bool:
@@ -142,8 +145,8 @@ def _identity(job: MergeJob) -> dict[str, str]:
 
 def _run_gates(
     job: MergeJob, runtime: Runtime, worktree: Worktree, on_step: OnStep, should_stop: ShouldStop
-) -> Held | Stopped | None:
-    """None: all passed."""
+) -> Held | Stopped | tuple[GateRun, ...]:
+    runs: list[GateRun] = []
     for result in gates.run_all(
         runtime,
         worktree,
@@ -153,10 +156,12 @@ def _run_gates(
         environment=job.environment,
         on_step=on_step,
         should_stop=should_stop,
-        timeout_s=job.gate_timeout_s,
+        setup_timeout_s=job.setup_timeout_s,
     ):
         if result.stopped or should_stop():
             return Stopped()
         if not result.passed:
-            return Held(code=HoldCode.GATE_FAILED, reason=result.reason, output=result.output)
-    return None
+            return Held(code=HoldCode.GATE_FAILED, reason=result.reason, output=result.printed())
+        if result.step == "gate":
+            runs.append(result.run())
+    return tuple(runs)

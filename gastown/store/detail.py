@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -29,6 +30,7 @@ class MergeRow:
     held_reason: str | None
     held_output: str | None
     staged_sha: str | None
+    gate_runs: list[Any] | None  # how each gate passed: name, command, tries, allowed, duration_s, output
     look_at: datetime | None
     merged_sha: str | None
     merged_at: datetime | None

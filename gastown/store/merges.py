@@ -1,16 +1,20 @@
 """Merge requests: queued, claimed, pushed, recorded. Every write is a compare-and-set on the merge epoch."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 from uuid import UUID
 
-from sqlalchemy import func, select, update
+from sqlalchemy import func, null, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
+from gastown import gates
 from gastown.agent.protocol import head_ref
 from gastown.db import gastown_now
 from gastown.errors import Refused
+from gastown.gates import Gate
 from gastown.models import Bead, BeadDependency, Dispatch, MergeRequest, Rig
 from gastown.states import MERGING, BeadStatus, HoldCode, MergeStatus, Resolution
 from gastown.store import escalations, looks, staging
@@ -54,7 +58,7 @@ class MergeOrder:
     head_sha: str
     head_ref: str
     setup: str
-    gates: tuple[str, ...]
+    gates: tuple[Gate, ...]
     environment: dict[str, str]
     own_staged_sha: str | None  # this request's merge commit, gated, waiting for a clean checkout
     staged_sha: str | None  # the newest such commit of others, on which this merge stacks
@@ -87,6 +91,8 @@ def claim_merge(session: Session, merge_id: int, worker: str) -> MergeOrder | No
         pushing_sha = request.merge_sha
         _update(session, merge_id, **values)
     elif request.status == MergeStatus.OPEN and (request.held_code is None or _due(request, now)):
+        if request.staged_sha is None:
+            values["gate_runs"] = null()  # of an earlier merge commit
         try:
             with session.begin_nested():
                 move(session, MergeRequest, merge_id, MergeStatus.OPEN, MergeStatus.IN_PROGRESS, **values)
@@ -110,7 +116,7 @@ def claim_merge(session: Session, merge_id: int, worker: str) -> MergeOrder | No
         head_sha=request.head_sha,
         head_ref=head_ref(bead.id, dispatch.epoch),
         setup=rig.setup,
-        gates=tuple(rig.gates),
+        gates=gates.of_rig(rig.gates),
         environment={str(key): str(value) for key, value in rig.environment.items()},
         own_staged_sha=request.staged_sha,
         staged_sha=staging.newest_staged(session, request),
@@ -137,6 +143,18 @@ def beat_merge(session: Session, merge_id: int, merge_epoch: int, step: str | No
         .returning(MergeRequest.id)
     )
     return session.execute(statement.execution_options(synchronize_session=False)).first() is not None
+
+
+def note_gates(session: Session, order: MergeOrder, runs: Sequence[Mapping[str, Any]]) -> None:
+    """Keep what the gates said of the merge that is about to be pushed; a flaky one is named in the journal."""
+    found = _ours(session, order)
+    if found is None:
+        return
+    _update(session, order.id, gate_runs=list(runs))
+    for run in runs:
+        if run["tries"] > 1:
+            message = f"gate {run['name']} passed only at try {run['tries']} of {run['allowed']}"
+            record(session, found[0].town_id, "gate_flaky", message, actor="refinery", bead_id=order.bead_id)
 
 
 def begin_push(session: Session, order: MergeOrder, merge_sha: str, expected_sha: str) -> bool:

@@ -7,6 +7,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, func, select
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
+from gastown import gates
 from gastown.models import Bead, Dispatch, MergeRequest, Rig
 from gastown.states import LIVE, TERMINAL, MergeStatus
 from gastown.store.policies import load_policies
@@ -22,7 +23,7 @@ class RigRow:
     branch: str
     agent: str | None
     setup: str
-    gates: list[str]
+    gates: list[dict[str, Any]]  # in order, with the names of their variables instead of an environment
     paused_at: datetime | None
     created_at: datetime
     open_beads: int
@@ -51,7 +52,7 @@ def list_rigs(session: Session, town_id: int, name: str | None = None) -> list[R
             branch=rig.branch,
             agent=rig.agent,
             setup=rig.setup,
-            gates=list(rig.gates),
+            gates=[gates.shown(gate) for gate in gates.of_rig(rig.gates)],
             paused_at=rig.paused_at,
             created_at=rig.created_at,
             open_beads=beads.get(rig.id, 0),

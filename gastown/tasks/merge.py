@@ -4,6 +4,7 @@ the lease writes nothing; a crash at any line is settled by looking at the targe
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from typing import Any, assert_never
 
 import structlog
@@ -167,6 +168,9 @@ def _settle(order: MergeOrder, job: merging.MergeJob, lease: Lease) -> None:
 
 
 def _push(order: MergeOrder, job: merging.MergeJob, prepared: merging.Prepared, lease: Lease) -> None:
+    if prepared.gate_runs:
+        runs = [asdict(run) for run in prepared.gate_runs]
+        in_transaction(lambda session: merges.note_gates(session, order, runs))
     if not _may_push(order, lease, prepared):
         return
     if prepared.base_sha != prepared.expected_sha:  # stacked on a merge that waits for the user's checkout

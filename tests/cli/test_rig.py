@@ -8,6 +8,7 @@ import pytest
 from sqlalchemy import func, select
 
 from gastown.db import transaction
+from gastown.gates import of_rig
 from gastown.models import Event, Rig
 from tests.cli.conftest import Gastown, git
 
@@ -15,6 +16,10 @@ from tests.cli.conftest import Gastown, git
 def rigs() -> list[Rig]:
     with transaction() as session:
         return list(session.scalars(select(Rig)))
+
+
+def commands(rig: Rig) -> list[str]:
+    return [gate.command for gate in of_rig(rig.gates)]
 
 
 def nothing_is_left(home: Path) -> bool:
@@ -32,7 +37,7 @@ def test_a_checkout_becomes_a_rig(gastown: Gastown, repository: Path, own_home: 
     assert "next: gastown sling" in said.out
     assert "they can do what you can" in said.err
     (rig,) = rigs()
-    assert (rig.repository, rig.branch, rig.gates, rig.agent) == (str(repository), "main", ["./check.sh"], "shell")
+    assert (rig.repository, rig.branch, commands(rig), rig.agent) == (str(repository), "main", ["./check.sh"], "shell")
     assert (own_home / "mirrors" / f"{rig.id}.git").is_dir()
     assert list((own_home / "checks").iterdir()) == []
     assert git(repository, "status", "--porcelain") == ""
@@ -206,12 +211,70 @@ def test_pause_and_resume(gastown: Gastown, repository: Path) -> None:
 def test_a_rig_is_changed_after_a_check(gastown: Gastown, repository: Path) -> None:
     gastown("rig", "add", str(repository), "--gate", "true")
     assert gastown("rig", "set", "project", "--gate", "false").code == 1
-    assert rigs()[0].gates == ["true"]
+    assert commands(rigs()[0]) == ["true"]
     assert "gates changed" in gastown("rig", "set", "project", "--gate", "./check.sh", "--gate", "true").out
-    assert rigs()[0].gates == ["./check.sh", "true"]
+    assert commands(rigs()[0]) == ["./check.sh", "true"]
     assert "nothing to change" in gastown("rig", "set", "project", "--gate", "./check.sh", "--gate", "true").out
     assert gastown("rig", "set", "project", "--no-gates", "--agent", "shell").code == 0
-    assert (rigs()[0].gates, rigs()[0].agent) == ([], "shell")
+    assert (commands(rigs()[0]), rigs()[0].agent) == ([], "shell")
     assert gastown("rig", "set", "project", "--no-gates", "--gate", "x").code == 2
     with transaction() as session:
         assert session.scalar(select(func.count()).where(Event.kind == "rig_changed")) == 2
+
+
+GATES = """
+[[gate]]
+name = "unit"
+command = "./check.sh"
+timeout_s = 90
+retries = 1
+environment = { TOKEN_OF_CI = "hidden-value" }
+
+[[gate]]
+name = "docs"
+command = "test -f text"
+cwd = "docs"
+"""
+
+
+def test_gates_from_a_file(gastown: Gastown, repository: Path, tmp_path: Path) -> None:
+    file = tmp_path / "gates.toml"
+    file.write_text(GATES)
+    said = gastown("rig", "add", str(repository), "--gates-file", str(file), "--gate", "true", "--json")
+    assert [gate["name"] for gate in said.json["gates"]] == ["unit", "docs", "true"]
+    shown = gastown("rig", "show", "project")
+    assert "gate        unit: ./check.sh (with TOKEN_OF_CI, at most 1 min 30 s, up to 2 tries)" in shown.out
+    assert "gate        docs: test -f text (in docs)" in shown.out
+    row = gastown("rig", "show", "project", "--json")
+    assert row.json["gates"][0]["environment"] == ["TOKEN_OF_CI"]
+    assert "hidden-value" not in said.out + shown.out + row.out
+    file.write_text(GATES.replace("-f text", "-f none"))
+    said = gastown("rig", "set", "project", "--gates-file", str(file))
+    assert said.code == 1
+    assert "red before any work: gate docs (`test -f none`) failed with exit code 1" in said.err
+    assert len(commands(rigs()[0])) == 3
+    assert gastown("rig", "set", "project", "--no-gates", "--gates-file", str(file)).code == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "code", "words"),
+    [
+        (GATES + GATES, 2, "gates.toml: two gates have the name unit"),
+        ("[[gate]]\ncommand = ''", 2, "gates.toml: gate 1 has an empty command"),
+        ("[[gate]]\ncommand = 'x'\ntimeout_s = 0", 2, "gates.toml: line 1: gate 1: timeout_s: input should be greater"),
+        ("[[gate]]\ncommand = 'x'\ncwd = '../x'", 2, "cwd '../x' is not inside the repository"),
+        ("[[gate]]\ncommand = 'x'\nretry = 1", 2, "there is no key retry (did you mean retries?)"),
+        (None, 3, "there is no file"),
+    ],
+)
+def test_bad_gates_are_refused_and_leave_nothing(
+    gastown: Gastown, repository: Path, own_home: Path, tmp_path: Path, text: str | None, code: int, words: str
+) -> None:
+    if text is not None:
+        (tmp_path / "gates.toml").write_text(text)
+    said = gastown("rig", "add", str(repository), "--gates-file", str(tmp_path / "gates.toml"))
+    assert said.code == code
+    assert words in said.err.splitlines()[0]
+    assert len(said.err.splitlines()) == 2
+    assert nothing_is_left(own_home)
+    assert gastown("rig", "add", str(repository), "--gate", "").code == 2

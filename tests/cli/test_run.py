@@ -82,7 +82,7 @@ def test_tasks_from_nothing_to_merged(gastown: Gastown, served: None, repository
     assert said.code == 0, said.err
     assert "2 of 2 beads done in" in said.out
     (rig,) = rigs()
-    assert (rig.repository, rig.gates, rig.agent) == (str(repository), ["true"], "shell")
+    assert (rig.repository, rig.gates[0]["command"], rig.agent) == (str(repository), "true", "shell")
     assert [(bead.title, bead.body, bead.agent) for bead in beads()] == [
         ("echo one", "echo one", "shell"),
         ("echo two true", "echo two\ntrue", "shell"),
@@ -168,7 +168,7 @@ def test_a_rig_is_used_again(gastown: Gastown, served: None, repository: Path, m
     said = gastown("run", "--repo", str(repository), "--gate", "./check.sh", "true")
     assert "rig mine: gates changed, from now on for every bead of it" in said.err
     (rig,) = rigs()
-    assert (rig.name, rig.gates) == ("mine", ["./check.sh"])
+    assert (rig.name, rig.gates[0]["command"]) == ("mine", "./check.sh")
 
 
 def test_a_red_base_starts_nothing(gastown: Gastown, served: None, repository: Path) -> None:

@@ -1,12 +1,14 @@
 """A remote with one commit, and an agent's work on it, as the supervisor leaves it: a SHA in the mirror and a ref."""
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from gastown.agent.git import git
 from gastown.agent.mirror import Mirror
 from gastown.agent.protocol import head_ref
+from gastown.gates import Gate, in_order
 from gastown.refinery.jobs import MergeJob, PrepareOutcome
 from gastown.refinery.merging import prepare
 from gastown.runtimes.process import ProcessRuntime
@@ -69,8 +71,8 @@ class Rig:
             environment={"PATH": os.environ["PATH"]},
         )
 
-    def prepare(self, job: MergeJob, **changes: object) -> PrepareOutcome:
-        job = replace(job, **changes)  # type: ignore[arg-type]
+    def prepare(self, job: MergeJob, gates: Sequence[Gate | str] = (), **changes: object) -> PrepareOutcome:
+        job = replace(job, gates=tuple(in_order(gates)) or job.gates, **changes)  # type: ignore[arg-type]
         return prepare(job, self.runtime, self.steps.append, lambda: False)
 
     def leftovers(self) -> list[Path]:

@@ -10,13 +10,14 @@ import pytest
 
 from gastown.agent.git import git
 from gastown.errors import NotFound, RepositoryUnavailable
+from gastown.gates import Gate, in_order
 from gastown.refinery.gates import GateResult, check_base
 from gastown.refinery.merging import Held, MergeJob, Prepared, Pushed, Stopped, prepare, push
 from gastown.states import HoldCode
-from tests.refinery.rig import Rig, head
+from tests.refinery.rig import Rig, commit, head
 
 
-def held(rig: Rig, job: MergeJob, *gates: str, **changes: object) -> Held:
+def held(rig: Rig, job: MergeJob, *gates: Gate | str, **changes: object) -> Held:
     outcome = rig.prepare(job, gates=gates, **changes)
     assert isinstance(outcome, Held), outcome
     assert outcome.code is HoldCode.GATE_FAILED
@@ -90,15 +91,16 @@ def test_program_not_found(bare: Rig, job: MergeJob) -> None:
 
 def test_hangs(bare: Rig, job: MergeJob, tmp_path: Path) -> None:
     begun = time.monotonic()
-    outcome = held(bare, job, f"sleep 300 & echo $! > {tmp_path}/pid; echo begun; wait", gate_timeout_s=1.0)
+    command = f"sleep 300 & echo $! > {tmp_path}/pid; echo begun; wait"
+    outcome = held(bare, job, Gate(name="slow", command=command, timeout_s=1.0))
     assert time.monotonic() - begun < 30
     assert "ran out of time after 1 s" in outcome.reason
     assert "begun" in outcome.output
     wait_until_dead(int((tmp_path / "pid").read_text()))
 
 
-def test_prints_100_mb(bare: Rig, job: MergeJob) -> None:
-    outcome = held(bare, job, "head -c 100000000 /dev/zero; echo; printf '\\377the end'; exit 1")
+def test_prints_1_gb_of_binary(bare: Rig, job: MergeJob) -> None:
+    outcome = held(bare, job, "head -c 1000000000 /dev/zero; echo; printf '\\377the end'; exit 1")
     assert outcome.output.endswith("the end")
     assert len(outcome.output) < 50_000
     assert "\0" not in outcome.output
@@ -113,6 +115,87 @@ def test_leaves_a_daemon(bare: Rig, job: MergeJob, tmp_path: Path) -> None:
 
 def test_asks_for_input(bare: Rig, job: MergeJob) -> None:
     assert "exit code 1" in held(bare, job, "read answer").reason
+    assert "failed with exit code" in held(bare, job, "read answer < /dev/tty", merge_epoch=2).reason
+
+
+def test_ignores_sigterm(bare: Rig, job: MergeJob, tmp_path: Path) -> None:
+    command = f"trap '' TERM HUP INT; echo $$ > {tmp_path}/pid; while :; do sleep 0.1; done"
+    outcome = held(bare, job, Gate(name="stubborn", command=command, timeout_s=0.5))
+    assert "ran out of time" in outcome.reason
+    wait_until_dead(int((tmp_path / "pid").read_text()))
+
+
+# --- what a gate is beyond its command
+
+
+def test_a_named_gate_has_its_own_environment_and_directory(bare: Rig) -> None:
+    job = bare.work("gt-2", {"server/app.py": "x\n"})
+    gate = Gate(
+        name="unit",
+        command='test -f app.py && test "$COLOR" = red && test "$SIZE" = big && test "$HOME" = /nowhere',
+        environment={"COLOR": "red", "HOME": "/nowhere"},
+        cwd="server",
+    )
+    environment = {"PATH": os.environ["PATH"], "COLOR": "blue", "SIZE": "big"}
+    outcome = bare.prepare(job, gates=(gate,), environment=environment)
+    assert isinstance(outcome, Prepared), outcome
+    assert bare.steps[-1] == "gate: unit"
+    assert [(run.name, run.tries, run.allowed) for run in outcome.gate_runs] == [("unit", 1, 1)]
+    red = held(bare, job, replace(gate, command="false"), merge_epoch=2)
+    assert red.reason == "gate unit (`false`) failed with exit code 1"
+
+
+@pytest.mark.parametrize("kind", ["missing", "file", "link"])
+def test_a_directory_that_is_not_in_the_work(bare: Rig, tmp_path: Path, kind: str) -> None:
+    """The work may lead a gate's directory out of its clone; nothing is run there."""
+    job = bare.work("gt-2", {"file": "x\n"})
+    if kind == "link":
+        clone = bare.scratch / "gt-2"
+        (clone / "link").symlink_to(tmp_path)
+        sha = commit(clone)
+        bare.mirror.keep(clone, f"{sha}:refs/gastown/head/gt-2/2")
+        job = replace(job, head_sha=sha)
+    outcome = held(bare, job, Gate(name="there", command=f"touch {tmp_path}/ran", cwd=kind, retries=3))
+    assert outcome.reason == (
+        f"gate there (`touch {tmp_path}/ran`) cannot run: there is no directory {kind} in the repository"
+    )
+    assert not (tmp_path / "ran").exists()
+
+
+def flaky(path: Path, passes_at: int) -> str:
+    return f"echo x >> {path}; n=$(wc -l < {path}); echo this is try $n; test $n -ge {passes_at}"
+
+
+def test_a_flaky_gate_passes_at_its_second_try(bare: Rig, job: MergeJob, tmp_path: Path) -> None:
+    gate = Gate(name="flaky", command=flaky(tmp_path / "tries", 2), retries=2)
+    outcome = bare.prepare(job, gates=("true", gate))
+    assert isinstance(outcome, Prepared)
+    first, second = outcome.gate_runs
+    assert (first.name, first.tries, first.output) == ("true", 1, "")
+    assert (second.name, second.tries, second.allowed) == ("flaky", 2, 3)
+    assert second.output == (
+        "--- try 1 of 3: failed with exit code 1\nthis is try 1\n--- try 2 of 3: passed\nthis is try 2\n"
+    )
+    assert bare.steps[-2:] == ["gate: flaky", "gate: flaky (try 2 of 3)"]
+
+
+def test_a_flaky_gate_that_stays_red_shows_every_try(bare: Rig, job: MergeJob, tmp_path: Path) -> None:
+    gate = Gate(name="flaky", command=flaky(tmp_path / "tries", 9), retries=2)
+    outcome = held(bare, job, gate, "touch never")
+    assert outcome.reason.endswith("failed with exit code 1, at the last of 3 tries")
+    assert [f"this is try {n}" in outcome.output for n in (1, 2, 3, 4)] == [True, True, True, False]
+
+
+def test_the_output_of_many_tries_is_bounded(bare: Rig, job: MergeJob) -> None:
+    gate = Gate(name="loud", command="head -c 200000 /dev/zero | tr '\\0' x; false", retries=5)
+    outcome = held(bare, job, gate)
+    assert len(outcome.output) < 20_000
+    assert outcome.output.count("--- try") == 6
+
+
+def test_what_cannot_run_is_not_tried_again(bare: Rig, job: MergeJob) -> None:
+    held(bare, job, Gate(name="none", command="no-such-program", retries=5))
+    assert bare.steps.count("gate: none") == len([step for step in bare.steps if step.startswith("gate")]) == 1
 
 
 def test_wrecks_its_worktree(bare: Rig, job: MergeJob) -> None:
@@ -137,7 +220,7 @@ def test_stops_when_the_lease_is_lost(bare: Rig, job: MergeJob, tmp_path: Path) 
     thread = threading.Thread(target=lose)
     thread.start()
     gates = (f"echo $$ > {pid_file}; sleep 300",)
-    outcome = prepare(replace(job, gates=gates), bare.runtime, bare.steps.append, lost.is_set)
+    outcome = prepare(replace(job, gates=tuple(in_order(gates))), bare.runtime, bare.steps.append, lost.is_set)
     thread.join(30)
     assert outcome == Stopped()
     wait_until_dead(int(pid_file.read_text()))
@@ -151,7 +234,7 @@ def base(rig: Rig, *gates: str, setup: str = "", branch: str = "main") -> list[G
         repository=str(rig.remote),
         branch=branch,
         setup=setup,
-        gates=gates,
+        gates=in_order(gates),
         environment={"PATH": os.environ["PATH"]},
         runtime=rig.runtime,
         on_step=rig.steps.append,

@@ -10,10 +10,12 @@ from gastown.agent.git import git
 from gastown.commands import work
 from gastown.db import in_transaction, transaction
 from gastown.errors import Refused
+from gastown.gates import Gate, stored
 from gastown.models import MergeRequest
 from gastown.refinery.merging import Prepared
 from gastown.states import HoldCode, MergeStatus
 from gastown.store import merges
+from gastown.store.detail import bead_detail
 from gastown.tasks import merge as task
 from gastown.tasks.merge import merge
 from tests.builders import a_merge, a_node, a_rig, now, the_api_is_there
@@ -147,3 +149,25 @@ def test_a_merge_on_top_of_a_canceled_one_is_queued_at_once(
     merge.run(second.id)
     assert now(second).status == MergeStatus.CLOSED
     assert not (checkout.remote / "new").exists()
+
+
+def test_a_flaky_gate_is_noted_with_the_merge(checkout: Rig, tmp_path: Path, clock: Clock) -> None:
+    tries = tmp_path / "tries"
+    flaky = Gate(name="net", command=f"echo x >> {tries}; echo try; test $(wc -l < {tries}) = 2", retries=1)
+    with transaction() as session:
+        the_api_is_there(session)
+        a_node(session)
+        values = {"gates": stored([flaky]), "environment": {"PATH": os.environ["PATH"]}}
+        a_rig(session, repository=str(checkout.remote), **values)
+        request = a_merge(session, head_sha=checkout.work("gt-1", {"new": "new\n"}).head_sha)
+    merge.run(request.id)
+    merged = now(request)
+    assert merged.status == MergeStatus.CLOSED
+    [run] = merged.gate_runs or []
+    assert (run["name"], run["tries"], run["allowed"]) == ("net", 2, 2)
+    assert run["output"].count("\ntry\n") == 2
+    with transaction() as session:
+        detail = bead_detail(session, request.town_id, request.bead_id)
+    assert "gate net passed only at try 2 of 2" in [event.message for event in detail.events]
+    assert detail.merge is not None
+    assert detail.merge.gate_runs == merged.gate_runs

@@ -37,7 +37,11 @@ def test_claim(town_id: int, clock: Clock) -> None:
     request = make()
     order = claim(request)
     assert (order.merge_epoch, order.head_sha, order.target, order.repository) == (1, HEAD, "main", "/srv/repository")
-    assert (order.gates, order.setup, order.environment) == (("make test",), "make", {"A": "1"})
+    assert ([gate.command for gate in order.gates], order.setup, order.environment) == (
+        ["make test"],
+        "make",
+        {"A": "1"},
+    )
     assert order.head_ref == f"refs/gastown/head/{request.bead_id}/1"
     assert (order.staged_sha, order.own_staged_sha, order.pushing_sha) == (None, None, None)
     claimed = now(request)

@@ -56,6 +56,8 @@ REFUSED = [
     ("UPDATE merge_requests SET merged_sha = 'abc'", "merge_requests_merged_is_dated_check"),
     ("UPDATE nodes SET capacity = 0", "nodes_capacity_check"),
     ("UPDATE rigs SET repository = ''", "rigs_named_check"),
+    ("UPDATE rigs SET gates = '{}'", "rigs_gates_check"),
+    ("UPDATE rigs SET merge_method = 'octopus'", "rigs_merge_method_check"),
     (
         "INSERT INTO rigs (town_id, name, repository, branch) SELECT town_id, name, 'r', 'b' FROM rigs",
         "rigs_town_id_name_key",
