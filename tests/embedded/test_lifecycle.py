@@ -167,7 +167,7 @@ def test_an_ordinary_user_can(own_home: Path) -> None:
         made = subprocess.run([*as_nobody, "up", "--detach"], capture_output=True, text=True, env=env, timeout=60)
         assert (made.returncode, made.stderr) == (0, "")
         now = control.read_status(settings)
-        assert [child.state for child in now.children] == [ChildState.READY] * 6
+        assert [child.state for child in now.children] == [ChildState.READY] * len(CHILDREN)
         assert (own_home / "pg").stat().st_uid == postgres.NOBODY
         ended = subprocess.run([*as_nobody, "down"], capture_output=True, text=True, env=env, timeout=60)
         assert (ended.returncode, ended.stdout) == (0, "gastown is down\n")
