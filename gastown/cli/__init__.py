@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 MODULES = (
     "gastown.cli.stack",
     "gastown.cli.demo",
+    "gastown.cli.sim",
     "gastown.cli.config",
     "gastown.cli.runs",
     "gastown.cli.rig",

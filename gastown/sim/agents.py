@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 BEAT_S = 10.0
 ENDINGS = {
     "succeeds": 1.6,
-    "changes nothing": 0.25,
-    "fails": 0.3,
-    "fails: workspace_failed": 0.1,
+    "changes nothing": 0.2,
+    "fails": 0.4,
+    "fails: workspace_failed": 0.15,
     "fails: setup_failed": 0.05,
     "fails: command_not_found": 0.03,
     "fails: auth_failed": 0.02,
@@ -58,9 +58,9 @@ class SimAgent:
         """With weights; those of faults are 0 while faults are off."""
         if self.gone:
             return []
-        faults = 1.0 if self.world.faults_on else 0.0
+        faults = self.world.chances.mood.agents if self.world.faults_on else 0.0
         if self.silent:
-            return [(0.3 if self.world.faults_on else 5.0, "wakes up"), (0.1, "dies")]
+            return [(0.2 if self.world.faults_on else 5.0, "wakes up"), (0.03, "dies")]
         ways = [(weight * faults, what) for what, weight in FAULTS.items()]
         if self.calling or not self.reachable:
             return ways
@@ -74,10 +74,10 @@ class SimAgent:
             ways.append((5, "heartbeat"))
         if self.hanging:
             return [*ways, (0.3 if self.world.faults_on else 5.0, "wakes up")]
-        ways += [(0.4, "logs"), (0.3, "checkpoint"), (0.2, "status"), (0.3, "works")]
+        ways += [(0.6, "logs"), (0.6, "checkpoint"), (0.2, "status"), (0.8, "works")]
         if not self.world.faults_on:
             return [*ways, (3, "succeeds"), (0.5, "changes nothing")]
-        return ways + [(weight, what) for what, weight in ENDINGS.items()]
+        return ways + [(weight * self.world.chances.mood.haste, what) for what, weight in ENDINGS.items()]
 
     @property
     def reachable(self) -> bool:
@@ -98,7 +98,6 @@ class SimAgent:
             self.work += 1
         elif what in ENDINGS or what == "winds down":
             self.report = self._report(what)
-            self._call("reports", self._calls("reports"))
         else:
             plain = what.removesuffix(", answer lost")
             self._call(plain, self._calls(plain), lost=plain != what)

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from random import Random
 from typing import TYPE_CHECKING
@@ -12,21 +13,58 @@ if TYPE_CHECKING:
 
 Chance = tuple[float, str]
 
-WITHIN = 0.12  # how often an actor is stopped between two statements of a transaction
+# what is worth a step: most of a history would be upkeep otherwise
+ACTORS = {"tick": 3.0, "inspect": 1.5, "resync": 1.5}
+BEATS = {"reconcile": 0.5, "inspect": 0.3, "sweep": 0.2, "resync": 0.03, "housekeeping": 0.0}
+MESSAGES = {"tick": 2.0, "inspect": 1.0, "resync": 0.5}
 STATEMENTS = (1, 2, 3, 4, 5, 6, 8, 10, 13, 17, 22)
-JUMPS = ((1, 2.0), (5, 1.0), (20, 0.4), (60, 0.15), (400, 0.03), (4000, 0.01))  # seconds, weight
+JUMPS = ((1, 2.0), (5, 1.0), (20, 0.4), (60, 0.3), (400, 0.03), (4000, 0.004))  # seconds, weight
+
+
+@dataclass(frozen=True)
+class Mood:
+    """What a seed is like: many kinds of histories show more than one in which everything goes a little wrong."""
+
+    faults: float  # of calls of the outside
+    deaths: float  # of processes, workers and machines
+    losses: float  # of messages
+    outages: float
+    agents: float  # that die or hang
+    within: float  # how often an actor is stopped between two statements of a transaction
+    wishes: float  # how often people ask for something
+    haste: float  # how soon agents are done
+    jumps: float  # of the clock
+
+    @classmethod
+    def of(cls, seed: int) -> "Mood":
+        rng = Random(seed)
+        some = (0.0, 1.0, 3.0, 8.0)
+        faults, deaths, losses, outages, agents = (rng.choice(some) for _ in range(5))
+        return cls(
+            faults=faults,
+            deaths=deaths,
+            losses=losses,
+            outages=outages,
+            agents=agents,
+            within=rng.choice((0.0, 0.1, 0.3)),
+            wishes=rng.choice((0.03, 0.08, 0.15)),
+            haste=rng.choice((0.1, 0.4, 1.0)),
+            jumps=rng.choice((0.5, 2.0, 5.0)),
+        )
 
 
 class Chances:
     def __init__(self, world: "World") -> None:
         self.world = world
+        self.mood = Mood.of(world.seed)
 
     # ---- drawing -------------------------------------------------------------------------------------
 
     def draw(self, rng: Random) -> str:
         """The label of the next step."""
         chances = list(self.all())
-        if self.world.faults_on and rng.random() < 0.05:
+        often = 0.3 if self.world.oracles.unfinished < 3 else self.mood.wishes
+        if self.world.faults_on and rng.random() < often:
             wish = self.world.users.draw(rng)
             if wish is not None:
                 return wish
@@ -37,9 +75,10 @@ class Chances:
 
     def _with_option(self, rng: Random, label: str) -> str:
         actor = self.world.stage.actors[label.removeprefix("run ")]
-        options = [each for each in actor.options if self.world.faults_on or not each.fault]
-        [option] = rng.choices(options, [each.weight for each in options])
-        paused = f" ~{rng.choice(STATEMENTS)}" if self.world.faults_on and rng.random() < WITHIN else ""
+        faults = self.mood.faults if self.world.faults_on else 0.0
+        weights = [each.weight * (faults if each.fault else 1.0) for each in actor.options]
+        [option] = rng.choices(actor.options, weights)
+        paused = f" ~{rng.choice(STATEMENTS)}" if self.world.faults_on and rng.random() < self.mood.within else ""
         return f"{label}: {option.name}{paused}"
 
     def all(self) -> Iterator[Chance]:
@@ -54,15 +93,16 @@ class Chances:
 
     def _actors(self) -> Iterator[Chance]:
         for actor in self.world.stage.actors.values():
-            yield (9.0 if actor.in_transaction else 5.0), f"run {actor.name}"
+            weight = ACTORS.get(actor.name.partition(" ")[0], 6.0)
+            yield (0.5 * weight if actor.in_transaction else weight), f"run {actor.name}"
 
     def _messages(self) -> Iterator[Chance]:
         for message in self.world.broker.waiting():
             for worker in self.world.fleet.takers(message)[:2]:
-                yield 3.0, f"deliver {message.label} to {worker.name}"
-            if self.world.faults_on:
-                yield 0.04, f"drop {message.label}"
-                yield 0.06, f"double {message.label}"
+                yield MESSAGES.get(message.label.partition(" ")[0], 4.0), f"deliver {message.label} to {worker.name}"
+            if self.world.faults_on and self.mood.losses:
+                yield 0.04 * self.mood.losses, f"drop {message.label}"
+                yield 0.06 * self.mood.losses, f"double {message.label}"
 
     def _agents(self) -> Iterator[Chance]:
         for node in self.world.nodes.values():
@@ -77,19 +117,20 @@ class Chances:
         world = self.world
         if world.broker.up:
             for (beat, entry), at in world.due.items():
-                if at <= world.now and (world.faults_on or entry != "resync"):
-                    yield 1.0, f"beat {beat} {entry}"
+                weight = BEATS[entry]
+                if weight and at <= world.now and (world.faults_on or entry != "resync"):
+                    yield weight, f"beat {beat} {entry}"
         for worker in world.fleet.workers.values():
             there = worker.up and worker.node.connected and not worker.shutting_down
             due = worker.beat_at is None or worker.beat_at <= world.now
             if there and due and self._idle(f"beat of {worker.name}"):
-                yield 3.0, f"worker {worker.name} beats"
+                yield 0.7, f"worker {worker.name} beats"
             if worker.shutting_down and not any(job.worker is worker for job in world.fleet.jobs.values()):
                 yield 2.0, f"crash {worker.name}"
             if not worker.up and worker.node.up and worker.node.joined:
                 yield (0.6 if world.faults_on else 5.0), f"revive {worker.name}"
         if world.api_up and world.api_beat_at <= world.now and self._idle("beat of api"):
-            yield 4.0, "api beats"
+            yield 1.5, "api beats"
         for lease in world.leases:
             if lease.due_at <= world.now and self._idle(f"lease {lease.name}") and lease.worker is not None:
                 yield 4.0, f"lease {lease.name} beats"
@@ -109,16 +150,17 @@ class Chances:
         if due is not None and due > world.now:
             wait_s = math.ceil((due - world.now).total_seconds() * 1000) / 1000
             if not open_since or wait_s <= 5:
-                yield pace * 2, f"clock +{wait_s:.3f}"
+                yield pace, f"clock +{wait_s:.3f}"
+                yield pace, f"clock +{min(wait_s + 1, max(wait_s, 5)):.3f}"
         if world.faults_on:
             for seconds, weight in JUMPS:
                 if not open_since or seconds <= 5:
-                    yield pace * weight * 0.4, f"clock +{seconds}"
+                    yield pace * weight * 0.4 * self.mood.jumps, f"clock +{seconds}"
 
     def next_due(self) -> datetime | None:
         """The earliest moment at which something more can happen."""
         world = self.world
-        times = [at for (_beat, entry), at in world.due.items() if world.faults_on or entry != "resync"]
+        times = [at for (_beat, entry), at in world.due.items() if BEATS[entry] > 0.03]
         times += [agent.next_beat_at for agent in self._living() if not agent.silent]
         times += [lease.due_at for lease in world.leases]
         times += [each.beat_at for each in world.fleet.workers.values() if each.up and each.beat_at is not None]
@@ -135,22 +177,22 @@ class Chances:
             yield from node.agents.values()
 
     def _faults(self) -> Iterator[Chance]:
-        world = self.world
+        world, deaths, outages = self.world, self.mood.deaths, self.mood.outages
         for actor in world.stage.actors.values():
-            yield 0.05, f"kill {actor.name}"
+            yield 0.05 * deaths, f"kill {actor.name}"
         for worker in world.fleet.workers.values():
             if worker.up:
-                yield 0.03, f"crash {worker.name}"
-                yield 0.01, f"shut down {worker.name}"
+                yield 0.01 * deaths, f"crash {worker.name}"
+                yield 0.005 * deaths, f"shut down {worker.name}"
         for node in world.nodes.values():
             if not node.joined:
                 yield 0.02, f"join {node.name}"
             elif node.up:
-                yield (0.03, f"cut off {node.name}") if node.connected else (0.5, f"connect {node.name}")
-                yield 0.01, f"reboot {node.name}"
-        yield (0.02, "api goes") if world.api_up else (0.5, "api comes")
-        yield (0.03, "broker goes") if world.broker.up else (0.6, "broker comes")
-        yield 0.01, "flush"
+                yield (0.02 * outages, f"cut off {node.name}") if node.connected else (0.15, f"connect {node.name}")
+                yield 0.01 * deaths, f"reboot {node.name}"
+        yield (0.03 * outages, "api goes") if world.api_up else (0.3, "api comes")
+        yield (0.03 * outages, "broker goes") if world.broker.up else (0.5, "broker comes")
+        yield 0.01 * self.mood.losses, "flush"
         for rig in world.rigs:
             yield 0.02, f"stranger {rig}"
 

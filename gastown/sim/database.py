@@ -105,6 +105,7 @@ class Server:
 
     def _before_commit(self, connection: Connection) -> None:
         self._may_pause()
+        self.statements += 1
 
     def _forget_time(self, connection: Connection, *_: Any) -> None:
         connection.info.pop("told", None)

@@ -22,14 +22,15 @@ Row = dict[str, Any]
 TABLES = {
     "beads": "id, town_id, rig_id, status, resolution, held_at IS NOT NULL AS held, wake_at, not_before, attempts_from,"
     " verdict, ready_at",
-    "dispatches": "id, town_id, rig_id, node_id, bead_id, agent_id, epoch, status, code, head_sha, wip_sha, queued_at,"
-    " ended_at, adopted_at",
+    "dispatches": "id, town_id, rig_id, node_id, bead_id, agent_id, epoch, status, code, failure_class, head_sha,"
+    " wip_sha, queued_at, ended_at, adopted_at",
     "agents": "id, bead_id, status",
     "merge_requests": "id, bead_id, dispatch_id, rig_id, status, head_sha, merge_sha, staged_sha, merged_sha,"
     " merge_epoch, lease_expires_at",
     "bead_dependencies": "bead_id, blocker_id",
     "nodes": "id, name, capacity, draining_at IS NOT NULL AS draining",
     "towns": "id, paused_at IS NOT NULL AS paused, policy",
+    "services": "name AS id, alive_at, back_at",
     "rigs": "id, town_id, paused_at IS NOT NULL AS paused, policy",
 }
 BROKEN = {
@@ -55,9 +56,13 @@ def _paths() -> set[tuple[str, str, str]]:
     return {(machine, str(source), str(target)) for machine, source, target in found}
 
 
-FAILED = ("failed", "lost", "rolled_back")
+BACKED_OFF = ("infra", "agent", "config")  # the others hold the bead, or let its preset rest
 LEGAL = _paths()
 MACHINE_OF = {"beads": "bead", "agents": "agent", "dispatches": "dispatch", "merge_requests": "merge_request"}
+
+
+def _seconds(later: str, earlier: str) -> float:
+    return (datetime.fromisoformat(later) - datetime.fromisoformat(earlier)).total_seconds()
 
 
 def _key_of(table: str, row: Row) -> Any:
@@ -147,6 +152,7 @@ class Oracles:
             self.fail(name, ", ".join(sorted({self.world.name_of(next(iter(row.values()))) for row in rows})))
         self._check_moves(actor)
         self._check_fences()
+        self._check_outages()
         self._check_created(actor)
         self._check_terminal(actor)
         self._check_merges()
@@ -174,6 +180,16 @@ class Oracles:
         for key in self.fenced - fenced:
             self.fail("an attempt that was fenced is live or adoptable again", self.world.name_of(key))
         self.fenced = fenced
+
+    def _check_outages(self) -> None:
+        """Silence while the API was away says nothing about an attempt."""
+        api, old = self.now.tables["services"]["api"], self.before.tables["dispatches"]
+        for key, row in self.now.tables["dispatches"].items():
+            if row["code"] != "heartbeat_lost" or key not in old or old[key]["status"] == row["status"]:
+                continue
+            silent_s = _seconds(row["ended_at"], api["alive_at"])
+            if silent_s > 16 or 0 <= _seconds(row["ended_at"], api["back_at"]) < 44:
+                self.fail("an attempt lost for being silent while the API was away", self.world.name_of(key))
 
     def _check_created(self, actor: Actor | None) -> None:
         """G6: what every new attempt needs is so in the transaction that creates it."""
@@ -204,7 +220,8 @@ class Oracles:
         earlier = [row for row in attempts if row is not new]
         if any(row["epoch"] >= new["epoch"] for row in earlier):
             self.fail("an epoch that is not new", name)
-        failed = [row for row in earlier if row["epoch"] > bead["attempts_from"] and row["status"] in FAILED]
+        counting = [row for row in earlier if row["epoch"] > bead["attempts_from"]]
+        failed = [row for row in counting if row["failure_class"] in BACKED_OFF]
         before = self.before.tables["beads"].get(bead["id"])
         if len(failed) < 2 or bead["id"] in self.forced or before is None:
             self.forced.discard(bead["id"])
@@ -297,6 +314,12 @@ class Oracles:
             self.fail("an attempt that is not fenced was told so", f"{agent.name} {what}")
         elif what == "reports" and agent.id in self.world.ended:
             self.fail("a repeated done had another answer", agent.name)
+
+    def note_published(self, task: str, args: tuple[Any, ...]) -> None:
+        """L6: a message speaks of rows that are there."""
+        tables = {"gastown.start_container": "dispatches", "gastown.merge": "merge_requests"}
+        if task in tables and args[0] not in self.now.tables[tables[task]]:
+            self.fail("a message about what is not committed", task)
 
     def note_stop(self, dispatch_id: str) -> None:
         if dispatch_id not in self.fenced:

@@ -75,6 +75,8 @@ class Users:
 
         def command() -> Any:
             effects = in_transaction(ask)
+            if wish in ("force", "retry", "again"):
+                self.world.oracles.note_retry(self.world.beads[rest[0]][0])
             for effect in effects if isinstance(effects, list) else []:
                 publish(effect)
             poke()
@@ -86,9 +88,6 @@ class Users:
         return True
 
     def _ended(self, actor: Actor) -> None:
-        words = actor.name.split(" ")
-        if actor.error is None and words[1] in ("force", "retry", "again"):
-            self.world.oracles.note_retry(self.world.beads[words[2]][0])
         if actor.error is not None and not actor.killed and not isinstance(actor.error, GastownError):
             self.world.fail("a command raised", f"{actor.name}: {type(actor.error).__name__}: {actor.error}")
 

@@ -14,6 +14,7 @@ from typing import Any
 import structlog
 
 from gastown.beat_schedule import BEAT_SCHEDULE
+from gastown.celery_app import node_queue
 from gastown.commands import towns
 from gastown.db import in_transaction, transaction
 from gastown.errors import DatabaseUnavailable
@@ -61,6 +62,7 @@ class World:
         self.runtime = SimRuntime(self.stage, self.boot, lambda key: self.oracles.note_stop(key))
         self.fleet = Fleet(self)
         self.oracles = Oracles(self)
+        self.broker.on_publish = self.oracles.note_published
         self.users = Users(self)
         self.chances = Chances(self)
         self.api = SimpleNamespace(name="api", node=None)
@@ -94,7 +96,7 @@ class World:
                     self.kill(actor)
 
     def _populate(self) -> None:
-        """Two towns that share two machines, three rigs, three workers for starts and two for merges."""
+        """Two towns that share machines; workers for starts, for ticks and inspections, for merges, as in a fleet."""
         with transaction() as session:
             for name, rigs in (("town", ("r1", "r2")), ("other", ("r3",))):
                 self.towns[name] = town_id = towns.ensure_town(session, name)
@@ -106,10 +108,12 @@ class World:
         for name, capacity in (("a", 2), ("b", 2), ("c", 1)):
             self.nodes[name] = Node(name, capacity, joined=name != "c")
         for name, node, queues in (
-            ("w1", "a", ("control", "node.a")),
-            ("w2", "b", ("control", "node.b")),
-            ("w3", "b", ("node.b",)),
-            ("w4", "c", ("control", "node.c")),
+            ("w1", "a", ("node.a",)),
+            ("v1", "a", ("control", "watch.a")),
+            ("w2", "b", ("node.b",)),
+            ("v2", "b", ("control", "watch.b")),
+            ("w3", "b", ("node.b", "watch.b")),
+            ("w4", "c", ("control", "node.c", "watch.c")),
             ("m1", "a", ("merge",)),
             ("m2", "b", ("merge",)),
         ):
@@ -182,7 +186,7 @@ class World:
 
     def fail(self, invariant: str, detail: str) -> None:
         """Kept until the step ends: an actor's thread must not be torn. The first one counts."""
-        if self.broken is None:
+        if self.broken is None and not (self.stage.current is not None and self.stage.current.killed):
             self.broken = Broken(invariant, detail)
 
     # ---- steps ---------------------------------------------------------------------------------------
@@ -222,8 +226,14 @@ class World:
             actor.on_end(actor)
 
     def move_clock(self, seconds: float) -> None:
-        self.now += timedelta(seconds=seconds)
-        self.server.now = self.now
+        """Time goes by. The API goes on beating meanwhile, or nothing could be said about silence after it."""
+        until = self.now + timedelta(seconds=seconds)
+        while self.now < until:
+            self.now = min(until, self.now + timedelta(seconds=API_BEAT_S))
+            self.server.now = self.now
+            if seconds > API_BEAT_S and self.api_up:
+                in_transaction(lambda session: services.beat(session, API))
+                self.api_beat_at = self.now + timedelta(seconds=API_BEAT_S)
         self.fleet.enforce_limits()
 
     def do(self, name: str, work: Callable[[], Any], home: Any) -> None:
@@ -232,7 +242,7 @@ class World:
 
     def beat_node(self, worker: Worker) -> None:
         worker.beat_at = self.now + timedelta(seconds=NODE_BEAT_S)
-        node = worker.node if worker.queues != ("merge",) else None
+        node = worker.node if node_queue(worker.node.name) in worker.queues else None
 
         def beat() -> None:
             if node is not None:

@@ -1,0 +1,181 @@
+"""Faults put into the product on purpose, one at a time, to see that the simulation notices each.
+
+A mutant is a function of the product with some of its text replaced, in every module that knows it, for as long as the
+simulation runs. Text that is no longer there means that the mutant has to be written anew.
+"""
+
+import inspect
+import sys
+import textwrap
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """`changes`: in `module:function`, what is replaced by what."""
+
+    name: str
+    changes: tuple[tuple[str, str, str], ...]
+
+    @contextmanager
+    def installed(self) -> Iterator[None]:
+        places: list[tuple[Any, str, Any]] = []
+        try:
+            for where, old, new in self.changes:
+                for owner, name, before, after in self._replacements(where, old, new):
+                    places.append((owner, name, before))
+                    setattr(owner, name, after)
+            yield
+        finally:
+            for owner, name, before in reversed(places):
+                setattr(owner, name, before)
+
+    def _replacements(self, where: str, old: str, new: str) -> list[tuple[Any, str, Any, Any]]:
+        module_name, _, path = where.partition(":")
+        module = import_module(module_name)
+        original = getattr(module, path)
+        function = getattr(original, "run", original)  # a Celery task's body
+        mutated = self._mutated(inspect.unwrap(function), module, old, new)
+        if function is not original:
+            return [(original, "run", function, mutated)]
+        return list(_places(function, mutated))
+
+    def _mutated(self, function: Callable[..., Any], module: Any, old: str, new: str) -> Any:
+        source = textwrap.dedent(inspect.getsource(function))
+        source = source[source.index("def ") :]
+        if source.count(old) != 1:
+            raise LookupError(f"mutant {self.name!r}: {old!r} is {source.count(old)} times in {function.__name__}")
+        scope: dict[str, Any] = {}
+        code = compile(source.replace(old, new), f"<mutant {self.name}>", "exec", dont_inherit=True)
+        exec(code, module.__dict__, scope)
+        return scope[function.__name__]
+
+
+def _places(function: Any, mutated: Any) -> Iterator[tuple[Any, str, Any, Any]]:
+    """Every name in the product that means this function, by itself or as a member of RULES."""
+    for module_name, module in list(sys.modules.items()):
+        if not module_name.startswith("gastown."):
+            continue
+        for name, value in list(vars(module).items()):
+            if value is function:
+                yield module, name, value, mutated
+            elif isinstance(value, tuple) and any(each is function for each in value):
+                yield module, name, value, tuple(mutated if each is function else each for each in value)
+
+
+def _of(name: str, *changes: tuple[str, str, str]) -> Mutant:
+    return Mutant(name, changes)
+
+
+ATTEMPTS, ENDINGS, CLAIMS = "gastown.store.attempts", "gastown.store.endings", "gastown.store.claims"
+MERGES, WORK, REPORTS = "gastown.store.merges", "gastown.commands.work", "gastown.commands.attempt"
+WAIT_FOR = "gastown.reconcile.rules.dispatching"
+NEWER = "return session.scalar(newer.limit(1)) is not None or not _wanted(session, dispatch)"
+HOOKED = "Agent.id == dispatch.agent_id, Bead.id == dispatch.bead_id, Bead.status == BeadStatus.IN_PROGRESS"
+UNGUARDED = "    if not moved:\n        return moved\n    rows = session.execute(_ended(moved)).all()"
+FENCED = "if dispatch is None or not is_fenced(session, dispatch):"
+LOSE = "(Lose(dispatch_id=live.id, code=FailureCode.HEARTBEAT_LOST, message=message),)"
+STOP = "StopContainer(dispatch_id=live.id, node=live.node)"
+
+MUTANTS = (
+    _of("a fence that forgets newer epochs", (f"{ATTEMPTS}:is_fenced", NEWER, "return not _wanted(session, dispatch)")),
+    _of(
+        "an adoption that does not look at the hook",
+        (f"{ATTEMPTS}:_wanted", "return session.scalar(statement) is not None", "return True"),
+    ),
+    _of(
+        "a roll-back that touches the bead though it hit nothing",
+        (f"{ENDINGS}:end", UNGUARDED, "    rows = session.execute(_ended(set(ids))).all()"),
+    ),
+    _of(
+        "a roll-back of what runs",
+        (f"{ATTEMPTS}:roll_back", "STARTABLE", "(*STARTABLE, DispatchStatus.RUNNING)"),
+    ),
+    _of("dependants are not woken", ("gastown.store.beads:wake_dependants", "wake(session, *waiting)", "pass")),
+    _of(
+        "a failed attempt whose bead is not woken",
+        (f"{ENDINGS}:_charge", "wake_at=gastown_now(),\n            not_before=", "not_before="),
+    ),
+    _of(
+        "messages leave before the commit",
+        (
+            "gastown.tasks.reconcile:_batch",
+            "return Batch(bool(due or slots), effects, now)",
+            "publish_all(effects)\n    return Batch(bool(due or slots), [], now)",
+        ),
+    ),
+    _of(
+        "free slots of nodes counted without the lock",
+        (f"{CLAIMS}:_lock_nodes", "session.execute(select(Node.id)", "(select(Node.id)"),
+    ),
+    _of(
+        "two reconcilers decide for one town at a time",
+        (f"{CLAIMS}:try_lock_town", "return bool(", "return True or bool("),
+        (f"{CLAIMS}:_lock_nodes", "session.execute(select(Node.id)", "(select(Node.id)"),
+    ),
+    _of("no lock on the bead's row", ("gastown.store.moves:lock_bead", ".with_for_update(key_share=True)", "")),
+    _of(
+        "a silent attempt is stopped",
+        ("gastown.reconcile.rules.running:lose_silent", LOSE, f"{LOSE[:-1]} {STOP})"),
+        ("gastown.store.reads:runtime_of_fenced", FENCED, "if dispatch is None:"),
+    ),
+    _of(
+        "a done that cannot be repeated",
+        (f"{REPORTS}:_reported", "return dispatch.status if own or asked else None", "return None"),
+    ),
+    _of("a cancel that leaves the hook", (f"{WORK}:cancel", "agents.unhook(session, bead_id)", "pass")),
+    _of(
+        "a push that does not ask whether it is wanted",
+        (
+            "gastown.tasks.merge:_may_push",
+            "if in_transaction(lambda session: merges.begin_push(session, order, sha, onto)):",
+            "if in_transaction(lambda session: merges.begin_push(session, order, sha, onto)) or True:",
+        ),
+    ),
+    _of(
+        "a start that is claimed twice",
+        (
+            f"{ATTEMPTS}:claim_start",
+            "if not move(",
+            "if dispatch.status != DispatchStatus.STARTING and not move(",
+        ),
+    ),
+    _of(
+        "leases that run while the API is away",
+        ("gastown.store.views:_is_outage", "return silent or", "return False and"),
+    ),
+    _of("no backoff", (f"{ENDINGS}:_delay", "return delay or None", "return None")),
+    _of(
+        "work that is forgotten with the report",
+        (f"{REPORTS}:finish", "done.wip_sha or dispatch.wip_sha", "done.wip_sha"),
+    ),
+    _of(
+        "a merge record that does not look at the epoch",
+        (f"{MERGES}:_ours", "found[1].merge_epoch == order.merge_epoch", "True"),
+    ),
+    _of("a hold that holds nothing", (f"{WAIT_FOR}:hold", "return None if", "return None if True or")),
+    _of(
+        "a dependant that starts when its blocker is done, not merged",
+        (
+            f"{WAIT_FOR}:wait_for_blockers",
+            "if not blocker.released]",
+            "if blocker.status != 'in_review' and not blocker.released]",
+        ),
+    ),
+    _of(
+        "a done that keeps the hook",
+        (f"{REPORTS}:_succeed", "agents.unhook(session, bead.id)", "pass"),
+    ),
+    _of(
+        "a release that wakes nobody",
+        (f"{WORK}:release", "held_reason=None, wake_at=gastown_now()", "held_reason=None"),
+    ),
+    _of(
+        "a merge claim that takes what is being pushed",
+        (f"{MERGES}:claim_merge", "request.lease_expires_at is None or request.lease_expires_at > now", "False"),
+    ),
+)
