@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help setup demo test bench check lint types imports fmt docs migration lock clean
+.PHONY: help setup demo test bench sim check lint types imports fmt docs migration lock clean
 
 help:  ## what there is to type
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -33,6 +33,9 @@ test: $(READY)  ## all tests, against a real Postgres, Redis and worker
 
 bench: $(READY)  ## what speed is claimed, measured on this machine: make bench [BENCH=name]
 	@$(BIN)/python -m bench $(BENCH)
+
+sim: $(READY)  ## 100,000 steps of simulation over fresh seeds: make sim [ARGS="--seed 7"]
+	@$(BIN)/gastown sim --seeds 100 --steps 1000 $(ARGS)
 
 check: lint types imports  ## linters, type checker, layers
 

@@ -34,7 +34,7 @@ ENDINGS = {
     "fails: auth_failed": 0.02,
     "fails: rate_limited": 0.05,
 }
-FAULTS = {"dies": 0.06, "hangs": 0.05, "falls silent": 0.05}
+FAULTS = {"dies": 0.06, "hangs": 0.05, "falls silent": 0.15}
 
 
 class SimAgent:
@@ -60,7 +60,7 @@ class SimAgent:
             return []
         faults = self.world.chances.mood.agents if self.world.faults_on else 0.0
         if self.silent:
-            return [(0.2 if self.world.faults_on else 5.0, "wakes up"), (0.03, "dies")]
+            return [(0.08 if self.world.faults_on else 5.0, "wakes up"), (0.03, "dies")]
         ways = [(weight * faults, what) for what, weight in FAULTS.items()]
         if self.calling or not self.reachable:
             return ways

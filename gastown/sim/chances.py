@@ -15,8 +15,8 @@ Chance = tuple[float, str]
 
 # what is worth a step: most of a history would be upkeep otherwise
 ACTORS = {"tick": 3.0, "inspect": 1.5, "resync": 1.5}
-BEATS = {"reconcile": 0.5, "inspect": 0.3, "sweep": 0.2, "resync": 0.03, "housekeeping": 0.0}
-MESSAGES = {"tick": 2.0, "inspect": 1.0, "resync": 0.5}
+BEATS = {"reconcile": 0.5, "inspect": 0.15, "sweep": 0.1, "resync": 0.03, "housekeeping": 0.0}
+MESSAGES = {"tick": 1.2, "inspect": 0.5, "resync": 0.3}
 STATEMENTS = (1, 2, 3, 4, 5, 6, 8, 10, 13, 17, 22)
 JUMPS = ((1, 2.0), (5, 1.0), (20, 0.4), (60, 0.3), (400, 0.03), (4000, 0.004))  # seconds, weight
 
@@ -49,7 +49,7 @@ class Mood:
             within=rng.choice((0.0, 0.1, 0.3)),
             wishes=rng.choice((0.03, 0.08, 0.15)),
             haste=rng.choice((0.1, 0.4, 1.0)),
-            jumps=rng.choice((0.5, 2.0, 5.0)),
+            jumps=rng.choice((0.3, 1.0, 2.5)),
         )
 
 
@@ -63,7 +63,7 @@ class Chances:
     def draw(self, rng: Random) -> str:
         """The label of the next step."""
         chances = list(self.all())
-        often = 0.3 if self.world.oracles.unfinished < 3 else self.mood.wishes
+        often = 0.3 if self.world.oracles.unfinished < 6 else self.mood.wishes
         if self.world.faults_on and rng.random() < often:
             wish = self.world.users.draw(rng)
             if wish is not None:
@@ -109,9 +109,9 @@ class Chances:
             for agent in node.agents.values():
                 for weight, what in agent.choices():
                     if weight:
-                        yield weight, f"agent {agent.name} {what}"
+                        yield 2 * weight, f"agent {agent.name} {what}"
             for spec in node.late:
-                yield 0.5, f"late {self.world.name_of(spec.bead_id)}/{spec.epoch}"
+                yield 1.0, f"late {self.world.name_of(spec.bead_id)}/{spec.epoch}"
 
     def _upkeep(self) -> Iterator[Chance]:
         world = self.world
@@ -122,7 +122,9 @@ class Chances:
                     yield weight, f"beat {beat} {entry}"
         for worker in world.fleet.workers.values():
             there = worker.up and worker.node.connected and not worker.shutting_down
-            due = worker.beat_at is None or worker.beat_at <= world.now
+            due = not worker.joined or (
+                worker.takes_starts and worker.beat_at is not None and worker.beat_at <= world.now
+            )
             if there and due and self._idle(f"beat of {worker.name}"):
                 yield 0.7, f"worker {worker.name} beats"
             if worker.shutting_down and not any(job.worker is worker for job in world.fleet.jobs.values()):
@@ -145,7 +147,7 @@ class Chances:
         if any(world.now - at > timedelta(seconds=5) for at in open_since):
             return
         busy = len(world.stage.actors) + sum(len(queue) for queue in world.broker.queues.values())
-        pace = 4.0 / (2 + busy)
+        pace = 2.0 / (2 + busy)
         due = self.next_due()
         if due is not None and due > world.now:
             wait_s = math.ceil((due - world.now).total_seconds() * 1000) / 1000
@@ -160,10 +162,11 @@ class Chances:
     def next_due(self) -> datetime | None:
         """The earliest moment at which something more can happen."""
         world = self.world
-        times = [at for (_beat, entry), at in world.due.items() if BEATS[entry] > 0.03]
+        times = [at for (_beat, entry), at in world.due.items() if BEATS[entry] > 0.1]
         times += [agent.next_beat_at for agent in self._living() if not agent.silent]
         times += [lease.due_at for lease in world.leases]
-        times += [each.beat_at for each in world.fleet.workers.values() if each.up and each.beat_at is not None]
+        beating = [each for each in world.fleet.workers.values() if each.up and each.takes_starts]
+        times += [each.beat_at for each in beating if each.beat_at is not None]
         if world.api_up:
             times.append(world.api_beat_at)
         for row in world.oracles.now.tables["beads"].values():
@@ -188,9 +191,9 @@ class Chances:
             if not node.joined:
                 yield 0.02, f"join {node.name}"
             elif node.up:
-                yield (0.02 * outages, f"cut off {node.name}") if node.connected else (0.15, f"connect {node.name}")
+                yield (0.02 * outages, f"cut off {node.name}") if node.connected else (0.4, f"connect {node.name}")
                 yield 0.01 * deaths, f"reboot {node.name}"
-        yield (0.03 * outages, "api goes") if world.api_up else (0.3, "api comes")
+        yield (0.03 * outages, "api goes") if world.api_up else (0.4, "api comes")
         yield (0.03 * outages, "broker goes") if world.broker.up else (0.5, "broker comes")
         yield 0.01 * self.mood.losses, "flush"
         for rig in world.rigs:

@@ -20,6 +20,9 @@ class Mutant:
 
     name: str
     changes: tuple[tuple[str, str, str], ...]
+    seed: int = 1000  # where to begin: it is known to be noticed soon
+    seeds: int = 12
+    within: int = 20_000  # steps
 
     @contextmanager
     def installed(self) -> Iterator[None]:

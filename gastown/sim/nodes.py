@@ -13,13 +13,13 @@ if TYPE_CHECKING:
 
 STARTING = (
     Option("accepted", 20),
-    Option("refused", 1.5, fault=True),
-    Option("raises", 1.5, fault=True),
+    Option("refused", 0.7, fault=True),
+    Option("raises", 0.7, fault=True),
     Option("proves that nothing started", 1, fault=True),
     Option("raises, and started", 1.5, fault=True),
     Option("no answer, and started", 1.5, fault=True),
     Option("no answer, nothing started", 1, fault=True),
-    Option("no answer, starts late", 1.5, fault=True),
+    Option("no answer, starts late", 3, fault=True),
 )
 INSPECTING = (Option("answers", 20), Option("unavailable", 1, fault=True))
 STOPPING = (Option("stops", 20), Option("raises", 0.5, fault=True))

@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 AT_ONCE = 10  # beads that are not over; more of them only take turns
 POLICIES = {"max_running": (1, 2, 3, 4), "rig_max_running": (1, 2, 3)}
 WISHES = {
-    "sling": 3.0,
-    "cancel": 0.8,
+    "sling": 5.0,
+    "cancel": 0.5,
     "retry": 1.2,
     "again": 0.4,
     "hold": 0.5,
     "release": 1.0,
     "force": 0.6,
-    "block": 0.7,
+    "block": 0.3,
     "unblock": 0.7,
     "pause": 0.2,
     "resume": 0.6,
@@ -49,7 +49,7 @@ class Users:
         if wish == "sling":
             if world.oracles.unfinished >= AT_ONCE:
                 return None
-            after = rng.sample(beads, min(len(beads), rng.choice((0, 0, 1, 2))))
+            after = rng.sample(beads, min(len(beads), rng.choice((0, 0, 0, 1, 2))))
             words = ["sling", f"B{len(beads) + 1}", rng.choice(list(world.rigs)), rng.choice(PRIORITIES), *after]
         elif wish in ("pause", "resume"):
             words = [wish, rng.choice([*world.rigs, "town"])]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from gastown.celery_app import app
+from gastown.celery_app import app, node_queue
 from gastown.errors import GastownError
 from gastown.sim.actors import Actor
 from gastown.sim.broker import Message
@@ -47,6 +47,11 @@ class Worker:
     @property
     def hostname(self) -> str:
         return f"{self.name}@{self.node.name}"
+
+    @property
+    def takes_starts(self) -> bool:
+        """It beats for its node."""
+        return node_queue(self.node.name) in self.queues
 
     @property
     def this_life(self) -> str:

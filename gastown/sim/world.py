@@ -14,7 +14,6 @@ from typing import Any
 import structlog
 
 from gastown.beat_schedule import BEAT_SCHEDULE
-from gastown.celery_app import node_queue
 from gastown.commands import towns
 from gastown.db import in_transaction, transaction
 from gastown.errors import DatabaseUnavailable
@@ -242,7 +241,7 @@ class World:
 
     def beat_node(self, worker: Worker) -> None:
         worker.beat_at = self.now + timedelta(seconds=NODE_BEAT_S)
-        node = worker.node if node_queue(worker.node.name) in worker.queues else None
+        node = worker.node if worker.takes_starts else None
 
         def beat() -> None:
             if node is not None:

@@ -1,0 +1,29 @@
+"""The simulation notices each fault that is put into the product on purpose, within a stated number of steps."""
+
+import pytest
+
+from gastown.sim.database import Server
+from gastown.sim.mutants import MUTANTS, Mutant
+from gastown.sim.runs import STEPS, run_seed
+from tests.sim.conftest import CAUGHT
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
+def test_a_mutant_is_noticed(sim_server: Server, mutant: Mutant) -> None:
+    """From the seed at which it is known to be noticed soon; a change of the product may need others."""
+    steps = 0
+    with mutant.installed():
+        for seed in range(mutant.seed, mutant.seed + mutant.seeds):
+            outcome = run_seed(sim_server, seed, STEPS)
+            steps += len(outcome.labels) + outcome.settled
+            if not outcome.passed:
+                CAUGHT.append((mutant.name, seed, steps, str(outcome.invariant)))
+                break
+        else:
+            pytest.fail(f"not noticed in {steps} steps from seed {mutant.seed}")
+    assert steps <= mutant.within
+
+
+def test_there_are_enough_of_them() -> None:
+    assert len(MUTANTS) >= 16
+    assert len({mutant.name for mutant in MUTANTS}) == len(MUTANTS)
