@@ -2,7 +2,8 @@
 case.
 
 Usually all of a batch goes through in one savepoint, with a fixed number of statements. When somebody was first with
-one of the beads, that is undone, and each bead is carried out alone, by the same functions.
+one of the beads, or is at a row that one of them needs, that is undone, and each bead is carried out alone, by the same
+functions.
 """
 
 from collections import defaultdict
@@ -13,9 +14,11 @@ from typing import assert_never
 from uuid import UUID
 
 import structlog
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy import text
+from sqlalchemy.exc import IntegrityError, OperationalError
 from sqlalchemy.orm import Session
 
+from gastown.db import is_lock_trouble
 from gastown.models import Bead
 from gastown.reconcile.actions import (
     Action,
@@ -49,6 +52,9 @@ from gastown.store.views import LoadedBead
 log = structlog.get_logger()
 
 REFUSED_DELAY = timedelta(seconds=30)  # of a bead whose actions the database does not take
+BUSY_DELAY = timedelta(seconds=1)  # of a bead whose actions need a row that somebody else is at
+# A batch holds many beads, so nobody may keep it waiting for the rows beside them, such as those that wait for one.
+IMPATIENT, PATIENT = text("SET LOCAL lock_timeout = '100ms'"), text("SET LOCAL lock_timeout TO DEFAULT")
 
 Decided = tuple[LoadedBead, BeadView, Decision]
 
@@ -56,7 +62,7 @@ Decided = tuple[LoadedBead, BeadView, Decision]
 def apply(session: Session, decided: Sequence[Decided], now: datetime, policies: Mapping[int, Policy]) -> list[Effect]:
     """Apply what was decided; the effects are for after the commit. `policies`: of each rig.
 
-    A move that is lost undoes its own bead only, and leaves that due.
+    A move that is lost, or waits too long for a lock, undoes its own bead only, and leaves that due.
     """
     acting = [each for each in decided if each[2].actions]
     done: dict[str, list[Effect]] = {}
@@ -64,7 +70,9 @@ def apply(session: Session, decided: Sequence[Decided], now: datetime, policies:
         try:
             with session.begin_nested():
                 done = _carry_out(session, acting, policies)
-        except (MoveLost, IntegrityError):
+        except (MoveLost, IntegrityError, OperationalError) as error:
+            if isinstance(error, OperationalError) and not is_lock_trouble(error):
+                raise
             done = _one_by_one(session, acting, now, policies)
     kept = [each for each in decided if not each[2].actions or each[0].id in done]
     decisions.note_decisions(session, kept, now)
@@ -83,6 +91,11 @@ def _one_by_one(
                 done |= _carry_out(session, [each], policies)
         except MoveLost:
             wake(session, bead_id)
+        except OperationalError as error:
+            if not is_lock_trouble(error):
+                raise
+            log.info("row_busy", bead=bead_id, rule=each[2].rule)
+            set_bead(session, bead_id, wake_at=now + BUSY_DELAY)
         except IntegrityError as error:  # a fault of ours: it must not keep the town's other beads waiting
             log.error("constraint_hit", bead=bead_id, rule=each[2].rule, error=str(error.orig))
             set_bead(session, bead_id, wake_at=now + REFUSED_DELAY, ready_at=None)
@@ -101,8 +114,11 @@ def _carry_out(session: Session, acting: Sequence[Decided], policies: Mapping[in
         _must(len(endings.ask_stops(session, batch.asks)) == len(batch.asks))
     if batch.stalls:
         _must(len(endings.note_stalls(session, batch.stalls)) == len(batch.stalls))
-    for bead, action in batch.rare:
-        _carry_out_rare(session, bead, action)
+    if batch.rare:
+        session.execute(IMPATIENT)
+        for bead, action in batch.rare:
+            _carry_out_rare(session, bead, action)
+        session.execute(PATIENT)
     if batch.asked_merges:
         merges.note_asked(session, *batch.asked_merges)
     if batch.starts:

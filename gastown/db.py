@@ -107,6 +107,11 @@ def is_away(error: DatabaseUnavailable) -> bool:
     return isinstance(error.__cause__, DBAPIError) and _is_connection_failure(error.__cause__)
 
 
+def is_lock_trouble(error: DBAPIError) -> bool:
+    """Whether others are at the same rows. To a savepoint before it, a transaction can go back and go on."""
+    return _sqlstate(error) in {"55P03", "40P01"}
+
+
 def _unavailable(error: DBAPIError) -> DatabaseUnavailable:
     if _is_connection_failure(error):
         return DatabaseUnavailable(f"Postgres cannot be reached: {_first_line(error)}", hint="gastown up")

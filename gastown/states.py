@@ -196,6 +196,11 @@ class StopCode(StrEnum):
         return _CLASS_OF_STOP.get(self)
 
 
+def stop_code_of(stored: str) -> StopCode:
+    """What an attempt was asked to stop for. What only a newer version knows costs the bead nothing, like a drain."""
+    return StopCode(stored) if stored in set(StopCode) else StopCode.DRAINED
+
+
 _CLASS_OF_STOP = {
     StopCode.STALLED: FailureClass.AGENT,
     StopCode.MAX_RUNTIME: FailureClass.AGENT,

@@ -18,11 +18,11 @@ from gastown.errors import Refused, UsageError
 from gastown.models import Agent, ApiToken, Bead, Dispatch, Event, Node, Rig
 from gastown.models import LogChunk as LogChunkRow
 from gastown.presets import load_preset
-from gastown.states import AgentStatus, BeadStatus, DispatchStatus, FailureCode, Resolution, StopCode
+from gastown.states import AgentStatus, BeadStatus, DispatchStatus, FailureCode, Resolution, StopCode, stop_code_of
 from gastown.store import agents, attempts, beads, heartbeats, limits, merges
 from gastown.store.escalations import asked_cause, raise_once
 from gastown.store.heartbeats import Beaten
-from gastown.store.moves import lock_bead, move, record, set_bead, wake
+from gastown.store.moves import lock_bead, lock_with_dependants, move, record, set_bead, wake
 from gastown.store.policies import policy_of
 
 STATUS_CHARACTERS = 500
@@ -168,6 +168,9 @@ def finish(session: Session, dispatch_id: UUID, done: Done) -> str:
 
     A repeated report gets the answer of the first (S27). Raises Fenced from one that was superseded or canceled.
     """
+    if done.outcome == "succeeded" and done.head_sha == done.base_sha:
+        bead_id = session.scalar(select(Dispatch.bead_id).where(Dispatch.id == dispatch_id))
+        lock_with_dependants(session, bead_id or "")  # it closes the bead, and so wakes who waits for it
     reported = _reported(session, dispatch_id)
     if reported is not None:
         return reported
@@ -231,7 +234,7 @@ def _stop(session: Session, bead: Bead, dispatch: Dispatch, done: Done) -> str:
     """
     if dispatch.stop_code is not None:
         message = dispatch.stop_reason or done.message or dispatch.stop_code
-        attempts.stop_attempt(session, dispatch.id, StopCode(dispatch.stop_code), message, done.exit_code)
+        attempts.stop_attempt(session, dispatch.id, stop_code_of(dispatch.stop_code), message, done.exit_code)
         return DispatchStatus.STOPPED
     if session.get_one(Node, dispatch.node_id).draining_at is None:
         message = "its supervisor was told to stop, and Gastown had not asked for that"

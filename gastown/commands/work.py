@@ -68,7 +68,7 @@ def cancel(session: Session, town_id: int, bead_id: str, *, actor: str = "user")
 
     Raises Refused when it is over already, or its merge is being pushed.
     """
-    bead = beads.lock_known_bead(session, bead_id, town_id)
+    bead = beads.lock_known_bead(session, bead_id, town_id, dependants=True)
     if bead.status in TERMINAL:
         raise Refused(f"{bead_id} is {bead.resolution or bead.status} already", hint=f"gastown bead show {bead_id}")
     _refuse_pushing(session, bead_id)
@@ -85,7 +85,7 @@ def retry(session: Session, town_id: int, bead_id: str, *, again: bool = False, 
     A held merge is tried again; `again` has the agent work on it once more, from its own head. A failed or canceled
     bead is opened again, and its attempts count from 0. Raises Refused where there is nothing to retry.
     """
-    bead = beads.lock_known_bead(session, bead_id, town_id)
+    bead = beads.lock_known_bead(session, bead_id, town_id, dependants=True)
     if bead.status == BeadStatus.IN_REVIEW:
         return _retry_merge(session, bead, again, actor)
     if bead.status in (BeadStatus.OPEN, BeadStatus.IN_PROGRESS):

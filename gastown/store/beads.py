@@ -13,7 +13,7 @@ from gastown.errors import NotFound, Refused
 from gastown.models import Bead, BeadDependency, Dispatch
 from gastown.states import BeadStatus, Resolution
 from gastown.store import agents, draws, escalations
-from gastown.store.moves import lock_bead, lock_beads, move, record, set_bead, wake
+from gastown.store.moves import lock_bead, lock_beads, lock_with_dependants, move, record, set_bead, wake
 
 ID_LETTERS = "23456789abcdefghjkmnpqrstuvwxyz"  # none that look alike
 ID_LENGTH = 5  # 28 million; a taken id is drawn again
@@ -26,9 +26,10 @@ def get_bead(session: Session, bead_id: str, town_id: int) -> Bead:
     return bead
 
 
-def lock_known_bead(session: Session, bead_id: str, town_id: int) -> Bead:
+def lock_known_bead(session: Session, bead_id: str, town_id: int, *, dependants: bool = False) -> Bead:
+    """`dependants`: with those that wait for it, for a change that wakes them. Raises NotFound."""
     get_bead(session, bead_id, town_id)
-    bead = lock_bead(session, bead_id)
+    bead = lock_with_dependants(session, bead_id)[bead_id] if dependants else lock_bead(session, bead_id)
     assert bead is not None
     return bead
 

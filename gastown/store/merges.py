@@ -15,10 +15,20 @@ from gastown.agent.protocol import head_ref
 from gastown.db import gastown_now
 from gastown.errors import Refused
 from gastown.gates import Gate
-from gastown.models import Bead, BeadDependency, Dispatch, MergeRequest, Rig
+from gastown.models import Bead, Dispatch, MergeRequest, Rig
 from gastown.states import MERGING, BeadStatus, HoldCode, MergeStatus, Resolution
 from gastown.store import escalations, looks, staging
-from gastown.store.moves import MoveLost, lock_bead, lock_beads, move, record, set_bead, wake
+from gastown.store.moves import (
+    MoveLost,
+    lock_bead,
+    lock_beads,
+    lock_with_dependants,
+    move,
+    record,
+    set_bead,
+    wake,
+    wake_unlocked,
+)
 from gastown.store.policies import policy_of
 from gastown.store.workers import claimed_before
 
@@ -173,12 +183,11 @@ def begin_push(session: Session, order: MergeOrder, merge_sha: str, expected_sha
 
 def record_merged(session: Session, order: MergeOrder, merged_sha: str) -> bool:
     """The target has it: request and bead are closed, and who waited for the bead, or for the target, is woken."""
+    dependants = lock_with_dependants(session, order.bead_id).keys() - {order.bead_id}
     found = _ours(session, order)
     if found is None:
         return False
     bead, request = found
-    dependants = _dependants(session, bead.id)
-    lock_beads(session, dependants)
     values = {"merged_sha": merged_sha, "merged_at": gastown_now(), "step": "merged", "lease_expires_at": None}
     values |= {"held_code": None, "held_reason": None, "held_output": None, "look_at": None, "staged_sha": None}
     if not move(session, MergeRequest, order.id, MERGING, MergeStatus.CLOSED, **values):
@@ -357,7 +366,11 @@ def note_asked(session: Session, *merge_ids: int) -> None:
 
 
 def wake_next(session: Session, request: MergeRequest) -> None:
-    """The target is free: the best of those who wait for it is looked at, and those whose staged merge may land."""
+    """The target is free: the best of those who wait for it is looked at, and those whose staged merge may land.
+
+    Not when somebody is at its bead: other beads are locked by now, and waiting for one more could be a deadlock.
+    Nothing is forgotten then, since who waits behind another looks again after `merge_look_s` by itself.
+    """
     waiting = (
         select(MergeRequest.bead_id)
         .where(
@@ -369,11 +382,7 @@ def wake_next(session: Session, request: MergeRequest) -> None:
         .order_by(MergeRequest.held_code.is_not(None), MergeRequest.priority, MergeRequest.id)
         .limit(1)
     )
-    wake(session, *session.scalars(waiting))
-
-
-def _dependants(session: Session, bead_id: str) -> set[str]:
-    return set(session.scalars(select(BeadDependency.bead_id).where(BeadDependency.blocker_id == bead_id)))
+    wake_unlocked(session, *session.scalars(waiting))
 
 
 def _update(session: Session, merge_id: int, **values: object) -> None:

@@ -10,7 +10,7 @@ from sqlalchemy import func, insert, literal, select, update
 from sqlalchemy.orm import Session
 
 from gastown.db import gastown_now
-from gastown.models import Bead, Event
+from gastown.models import Bead, BeadDependency, Event
 from gastown.states import is_legal
 from gastown.store.given import given
 
@@ -74,11 +74,29 @@ def lock_beads(session: Session, bead_ids: set[str]) -> dict[str, Bead]:
     return {bead.id: bead for bead in session.scalars(statement.execution_options(populate_existing=True))}
 
 
+def lock_with_dependants(session: Session, bead_id: str) -> dict[str, Bead]:
+    """The bead and all that wait for it, in that order: for whoever ends it or opens it again, and then wakes them.
+
+    One that starts to wait for it meanwhile is locked late, by the wake: at worst that is a deadlock, and tried again.
+    """
+    waiting = select(BeadDependency.bead_id).where(BeadDependency.blocker_id == bead_id)
+    return lock_beads(session, {bead_id, *session.scalars(waiting)})
+
+
 def wake(session: Session, *bead_ids: str) -> None:
     """Have the reconciler look at these beads now."""
     if bead_ids:
         statement = update(Bead).where(Bead.id.in_(bead_ids)).values(wake_at=func.least(Bead.wake_at, gastown_now()))
         session.execute(statement.execution_options(synchronize_session=False))
+
+
+def wake_unlocked(session: Session, *bead_ids: str) -> None:
+    """The same without waiting for anybody who is at them, so it may come late in a transaction that has locked others.
+
+    Only for beads that are looked at again soon in any case.
+    """
+    free = select(Bead.id).where(Bead.id.in_(bead_ids)).order_by(Bead.id)
+    wake(session, *session.scalars(free.with_for_update(key_share=True, skip_locked=True)).all())
 
 
 def set_bead(session: Session, bead_id: str, **values: Any) -> None:

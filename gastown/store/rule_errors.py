@@ -1,4 +1,4 @@
-"""A rule that raises about a bead: a fault of Gastown's own, which costs that bead a delay and nothing else (S37)."""
+"""A bead about which a rule raises, or whose rows cannot be read: that costs it a delay, and nothing else (S37)."""
 
 from datetime import datetime, timedelta
 
@@ -35,6 +35,6 @@ def put_off(session: Session, bead_id: str, now: datetime, policy: Policy, fault
     record(session, bead.town_id, KIND, message, actor="reconciler", bead_id=bead_id)
     counters.count(session, counters.RULE_ERRORS)
     if times >= ASKED_AFTER:
-        told = f"{message}. A fault of Gastown's own, please report it; the reconciler's log has the traceback"
+        told = f"{message}. A fault of Gastown's own, please report it; the reconciler's log has more"
         escalations.raise_once(session, bead.town_id, escalations.RULE + bead_id, told, bead_id=bead_id)
     return delay

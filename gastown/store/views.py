@@ -20,7 +20,7 @@ from gastown.states import (
     FailureClass,
     MergeStatus,
     Resolution,
-    StopCode,
+    stop_code_of,
 )
 from gastown.store.policies import Policies
 
@@ -89,12 +89,17 @@ class LoadedBead:
 
 
 def load_views(
-    session: Session, bead_ids: Sequence[str], now: datetime, numbers: Policies, slots: dict[str, Slot] | None = None
+    session: Session,
+    bead_ids: Sequence[str],
+    now: datetime,
+    numbers: Policies,
+    slots: dict[str, Slot] | None = None,
+    faults: dict[str, str] | None = None,
 ) -> list[tuple[LoadedBead, BeadView]]:
     """The beads, ascending, each with what the rules may see of it. To decide, the caller has locked their rows before:
     what a query sees that locks them itself may be older than the lock.
 
-    A row that this version cannot read (a newer one wrote it) is reported and left out.
+    A row that this version cannot read (a newer one wrote it) is reported and left out; `faults` gets why, by bead.
     """
     if not bead_ids:
         return []
@@ -105,6 +110,8 @@ def load_views(
             read.append((_bead(row), _view(row, now, policy, (slots or {}).get(row.id))))
         except (ValueError, TypeError) as error:
             log.error("row_unreadable", bead=row.id, error=str(error))
+            if faults is not None:
+                faults[row.id] = f"one of its rows cannot be read by this version ({error})"
     return read
 
 
@@ -179,7 +186,7 @@ def _live(row: Row[Any]) -> DispatchView:
         progress_at=row.progress_at,
         tool_running=row.tool_running,
         stall_tier=row.stall_tier,
-        stop_code=None if row.stop_code is None else StopCode(row.stop_code),
+        stop_code=None if row.stop_code is None else stop_code_of(row.stop_code),
         stop_reason=row.stop_reason or "",
         stop_asked_at=row.stop_asked_at,
         cost_usd=row.cost_usd,

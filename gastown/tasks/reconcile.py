@@ -7,7 +7,7 @@ from typing import NamedTuple
 import structlog
 from sqlalchemy.orm import Session
 
-from gastown.apply import apply
+from gastown.apply import Decided, apply
 from gastown.celery_app import app
 from gastown.commands import work
 from gastown.db import in_transaction, transaction
@@ -16,7 +16,6 @@ from gastown.reconcile import decide
 from gastown.reconcile.actions import Effect
 from gastown.reconcile.views import Slot
 from gastown.store import claims, counters, policies, rule_errors, views
-from gastown.store.moves import set_beads
 from gastown.store.policies import Policies
 from gastown.tasks import correcting
 from gastown.tasks.base import poke, publish_all, send
@@ -86,18 +85,17 @@ def _decide(
     session: Session, bead_ids: list[str], now: datetime, numbers: Policies, slots: dict[str, Slot] | None = None
 ) -> list[Effect]:
     """Of beads that are locked. One that cannot be read, or whose rule raises, costs itself a delay (S37)."""
-    decided, put_off = [], set(bead_ids)
-    for bead, view in views.load_views(session, bead_ids, now, numbers, slots):
+    decided: list[Decided] = []
+    unreadable: dict[str, str] = {}
+    for bead, view in views.load_views(session, bead_ids, now, numbers, slots, unreadable):
         try:
             decided.append((bead, view, decide(view, now, numbers.rigs[bead.rig_id])))
         except Exception as error:
             log.exception("rule_raised", bead=bead.id)
             rule_errors.put_off(session, bead.id, now, numbers.rigs[bead.rig_id], error)
-        put_off.discard(bead.id)
-    if put_off:
-        counters.count(session, counters.ROWS_UNREADABLE, len(put_off))
-        delay = numbers.town.rule_error_delay
-        set_beads(session, sorted(put_off), {}, wake_at=now + delay, ready_at=None)
+    for bead_id, fault in unreadable.items():
+        counters.count(session, counters.ROWS_UNREADABLE)
+        rule_errors.put_off(session, bead_id, now, numbers.town, fault)
     return apply(session, decided, now, numbers.rigs)
 
 

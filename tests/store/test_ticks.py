@@ -21,7 +21,7 @@ from gastown.reconcile.decision import Decision
 from gastown.reconcile.policy import Policy
 from gastown.reconcile.views import BeadView
 from gastown.states import AgentStatus, BeadStatus, DispatchStatus, FailureCode, Resolution, Verdict
-from gastown.store import attempts, claims, counters, creation, resync, services, views
+from gastown.store import attempts, claims, counters, creation, escalations, resync, services, views
 from gastown.store.moves import lock_beads, set_bead, wake
 from gastown.tasks import reconcile as ticking
 from gastown.tasks.base import publish_all
@@ -211,19 +211,25 @@ def test_a_row_that_cannot_be_read_costs_its_own_bead_a_delay(town: Town, clock:
     running = committed(lambda session: an_attempt(session, RUNNING))
     healthy = [committed(a_bead), committed(lambda session: a_bead(session, ready_at=after(0), wake_at=None))]
     with transaction() as session:
-        for each in (due, ready):
-            set_bead(session, each.id, failure_class="unlucky", failure_code="x")
-        session.execute(text("UPDATE dispatches SET stop_code = 'tired', stop_asked_at = gastown_now()"))
+        for bead_id in (due.id, ready.id, running.bead_id):
+            set_bead(session, bead_id, failure_class="unlucky", failure_code="x")
     ticking.reconcile_town(town.id)
     assert {each.bead_id for each in live()} == {running.bead_id, *(each.id for each in healthy)}
     for each in (due, ready, bead_of(running)):
         assert (now(each).wake_at, now(each).ready_at) == (after(30), None)
     with transaction() as session:
-        assert counters.read_counters(session) == {counters.ROWS_UNREADABLE: 3}
+        assert counters.read_counters(session) == {counters.ROWS_UNREADABLE: 3, counters.RULE_ERRORS: 3}
         set_bead(session, due.id, failure_class=None)
     clock.advance(30)
     ticking.reconcile_town(town.id)
     assert due.id in {each.bead_id for each in live()}
+    assert now(ready).wake_at == after(30 + 60)  # ever more rarely, and in the end a person is asked
+    clock.advance(60)
+    ticking.reconcile_town(town.id)
+    with transaction() as session:
+        asked = {row.cause: row.message for row in escalations.list_inbox(session, town.id)}
+    assert asked.keys() == {f"rule:{ready.id}", f"rule:{running.bead_id}"}
+    assert "'unlucky' is not a valid FailureClass" in asked[f"rule:{ready.id}"]
 
 
 def test_a_rule_that_raises_costs_its_own_bead_a_delay(
