@@ -34,7 +34,7 @@ ENDINGS = {
     "fails: auth_failed": 0.02,
     "fails: rate_limited": 0.05,
 }
-FAULTS = {"dies": 0.06, "hangs": 0.05, "falls silent": 0.15}
+FAULTS = {"dies": 0.06, "hangs": 0.05, "falls silent": 0.4}
 
 
 class SimAgent:

@@ -65,6 +65,7 @@ class SimBroker:
         words = [SHORT[name], *(self.name_of(name, each) for each in args)]
         message = Message(" ".join(words), name, args, queue, self.clock() + timedelta(seconds=expires_s))
         waiting = self.queues.setdefault(queue, [])
+        waiting[:] = [each for each in waiting if each.expires_at > self.clock()]
         if name == "gastown.reconcile" and sum(each.label == message.label for each in waiting) >= ALIKE:
             return  # lost, as any message may be: more of the same ticks would only take the time of other things
         waiting.append(message)

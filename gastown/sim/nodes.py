@@ -19,7 +19,7 @@ STARTING = (
     Option("raises, and started", 1.5, fault=True),
     Option("no answer, and started", 1.5, fault=True),
     Option("no answer, nothing started", 1, fault=True),
-    Option("no answer, starts late", 3, fault=True),
+    Option("no answer, starts late", 6, fault=True),
 )
 INSPECTING = (Option("answers", 20), Option("unavailable", 1, fault=True))
 STOPPING = (Option("stops", 20), Option("raises", 0.5, fault=True))

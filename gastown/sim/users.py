@@ -21,7 +21,7 @@ AT_ONCE = 10  # beads that are not over; more of them only take turns
 POLICIES = {"max_running": (1, 2, 3, 4), "rig_max_running": (1, 2, 3)}
 WISHES = {
     "sling": 5.0,
-    "cancel": 0.5,
+    "cancel": 0.8,
     "retry": 1.2,
     "again": 0.4,
     "hold": 0.5,
@@ -63,8 +63,22 @@ class Users:
         elif wish in ("block", "unblock"):
             words = [wish, rng.choice(beads), rng.choice(beads)]
         else:
-            words = [wish, rng.choice(beads[-12:])]
+            words = [wish, rng.choice(self._likely(wish) or beads[-12:])]
         return f"user {' '.join(words)}"
+
+    def _likely(self, wish: str) -> list[str]:
+        """The beads of which it makes sense; now and then people ask it of any."""
+        rows = self.world.oracles.now.tables["beads"]
+        of = {name: rows[key] for name, (key, _town_id) in self.world.beads.items()}
+        match wish:
+            case "release":
+                return [name for name, row in of.items() if row["held"]]
+            case "retry":
+                return [name for name, row in of.items() if row["resolution"] == "canceled" or row["not_before"]]
+            case "again":
+                return [name for name, row in of.items() if row["status"] == "in_review"]
+            case _:
+                return [name for name, row in of.items() if row["status"] == "in_progress"]
 
     def perform(self, label: str) -> bool:
         """False: it cannot be asked for now."""
