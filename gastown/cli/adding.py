@@ -18,7 +18,7 @@ from gastown.commands import gate_files, towns
 from gastown.commands.towns import RIG_NAME, NewRig
 from gastown.embedded import home
 from gastown.errors import Refused, UsageError
-from gastown.gates import Gate, in_order, of_rig
+from gastown.gates import Gate, MergeMethod, in_order, of_rig
 from gastown.models import Town
 from gastown.presets.environment import capture
 from gastown.refinery import gates, repository, worktrees
@@ -53,6 +53,8 @@ class Wanted:
     setup: str | None = None
     gates: Sequence[Gate] | None = None
     environment: dict[str, str] | None = field(default=None, repr=False)
+    merge_method: MergeMethod | None = None
+    author: str | None = None  # empty: none
     allow_red: bool = False
 
 
@@ -97,6 +99,8 @@ def add(wanted: Wanted, probe: Probe, *, progress: Callable[[str], None]) -> Add
         setup=wanted.setup or "",
         gates=wanted.gates or (),
         environment=environment,
+        merge_method=wanted.merge_method or MergeMethod.MERGE,
+        author=wanted.author or None,
     )
     ask(lambda session, town_id: _require_new(session, town_id, new))
     with checked(new, allow_red=wanted.allow_red, progress=progress) as (checks, mirror):
@@ -123,6 +127,7 @@ def default_name(place: str) -> str:
 
 
 def _require_new(session: Session, town_id: int, new: NewRig) -> None:
+    towns.check_author(new.author)
     taken = rigs.rig_of(session, town_id, new.repository, new.branch)
     if taken is not None:
         what = f"{new.repository} ({new.branch}) is a rig already: {taken}"
@@ -194,6 +199,8 @@ def given_changes(name: str, wanted: Wanted, *, progress: Callable[[str], None])
         setup=rig.setup,
         gates=of_rig(rig.gates),
         environment={str(key): str(value) for key, value in rig.environment.items()},
+        merge_method=rig.merge_method,
+        author=rig.author,
     )
     new = replace(
         now,
@@ -201,7 +208,10 @@ def given_changes(name: str, wanted: Wanted, *, progress: Callable[[str], None])
         setup=now.setup if wanted.setup is None else wanted.setup,
         gates=now.gates if wanted.gates is None else tuple(wanted.gates),
         environment=now.environment if wanted.environment is None else wanted.environment,
+        merge_method=wanted.merge_method or now.merge_method,
+        author=now.author if wanted.author is None else wanted.author or None,
     )
+    towns.check_author(new.author)
     given = {key: value for key, value in vars(new).items() if value != getattr(now, key)}
     if not given:
         return []
@@ -209,7 +219,7 @@ def given_changes(name: str, wanted: Wanted, *, progress: Callable[[str], None])
         agents.require_agent(new.agent, new.environment, get_settings().home)
     home.prepare(get_settings())
     with contextlib.ExitStack() as stack:
-        if given.keys() - {"agent"}:
+        if given.keys() & {"setup", "gates", "environment"}:
             stack.enter_context(checked(new, allow_red=wanted.allow_red, progress=progress))
         return ask(lambda session, town_id: towns.update_rig(session, towns.get_rig(session, town_id, name), **given))
 

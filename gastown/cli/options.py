@@ -4,6 +4,8 @@ from typing import Annotated
 
 import typer
 
+from gastown.gates import MergeMethod
+
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 RigName = Annotated[str | None, typer.Option("--rig", "-r", metavar="RIG", help="The rig.")]
 Agent = Annotated[str | None, typer.Option("--agent", "-a", metavar="PRESET", help="The agent preset.")]
@@ -17,6 +19,14 @@ GatesFile = Annotated[
     typer.Option(
         "--gates-file", metavar="FILE", help="[[gate]] tables: name, command, timeout_s, retries, environment, cwd."
     ),
+]
+Method = Annotated[
+    MergeMethod | None,
+    typer.Option("--merge-method", help="What the target gets: a merge commit, one commit, or the commits anew."),
+]
+Author = Annotated[
+    str | None,
+    typer.Option("--author", metavar="'NAME <MAIL>'", help="Of merge and squash commits; '' for who did the work."),
 ]
 AllowRed = Annotated[bool, typer.Option("--allow-red", help="Take it although setup or a gate fails as it is.")]
 Limit = Annotated[int, typer.Option("--limit", "-n", min=1, max=10_000, help="At most so many.")]

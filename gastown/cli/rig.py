@@ -4,7 +4,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gastown.cli.options import Agent, AllowRed, AsJson, Branch, Gates, GatesFile, Policies, RigName, Setup, Unset
+from gastown.cli.options import (
+    Agent,
+    AllowRed,
+    AsJson,
+    Author,
+    Branch,
+    Gates,
+    GatesFile,
+    Method,
+    Policies,
+    RigName,
+    Setup,
+    Unset,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -34,6 +47,8 @@ def add_rig(
     setup: Setup = None,
     gate: Gates = None,
     gates_file: GatesFile = None,
+    merge_method: Method = None,
+    author: Author = None,
     allow_red: AllowRed = False,
     as_json: AsJson = False,
 ) -> None:
@@ -49,6 +64,8 @@ def add_rig(
         agent=agent,
         setup=setup,
         gates=adding.given_gates(gates_file, gate) or (),
+        merge_method=merge_method,
+        author=author,
         allow_red=allow_red,
     )
     probe = adding.look(wanted)
@@ -59,9 +76,9 @@ def add_rig(
         adding.show_red(error)
         raise
     except Refused as error:
-        hint = _how_to_change(
-            probe, {"--agent": [agent], "--setup": [setup], "--gate": gate or [], "--gates-file": [gates_file]}
-        )
+        given = {"--agent": agent, "--setup": setup, "--gates-file": gates_file}
+        given |= {"--merge-method": merge_method, "--author": author}
+        hint = _how_to_change(probe, [*given.items(), *(("--gate", each) for each in gate or [])])
         raise Refused(str(error), hint=hint or error.hint) from error
     if as_json:
         told = {key: value for key, value in vars(added).items() if key != "checks"}
@@ -71,14 +88,14 @@ def add_rig(
     screen.say(f'next: gastown sling "what is to be done" --rig {added.name}')
 
 
-def _how_to_change(probe: "Probe", options: "Mapping[str, Sequence[str | None]]") -> str:
+def _how_to_change(probe: "Probe", options: "Sequence[tuple[str, str | None]]") -> str:
     """The command that gives these options to the rig of this repository; empty without options or such a rig."""
     import shlex
 
     from gastown.cli.ask import ask
     from gastown.store import rigs
 
-    given = [word for option, values in options.items() for value in values if value for word in (option, value)]
+    given = [word for option, value in options if value for word in (option, value)]
     name = ask(lambda session, town_id: rigs.rig_of(session, town_id, probe.repository, probe.branch))
     return shlex.join(["gastown", "rig", "set", name, *given]) if name and given else ""
 
@@ -90,6 +107,8 @@ def change_rig(
     setup: Setup = None,
     gate: Gates = None,
     gates_file: GatesFile = None,
+    merge_method: Method = None,
+    author: Author = None,
     no_gates: NoGates = False,
     environment: Environment = False,
     allow_red: AllowRed = False,
@@ -108,13 +127,15 @@ def change_rig(
         raise UsageError("--gate and --no-gates contradict each other", hint="give one of them")
     if policy or unset:
         _change_policy(name, policy or [], unset or [])
-        if not (agent or setup is not None or gates or no_gates or environment):
+        if not (agent or gates or no_gates or environment or merge_method) and setup is author is None:
             return
     wanted = adding.Wanted(
         repository="",
         agent=agent,
         setup=setup,
         gates=() if no_gates else gates,
+        merge_method=merge_method,
+        author=author,
         environment=capture(os.environ) if environment else None,
         allow_red=allow_red,
     )
@@ -202,6 +223,7 @@ def _print_rig(row: "RigRow") -> None:
         "branch": row.branch,
         "agent": row.agent or "none: each sling names one with --agent",
         "setup": one_line(row.setup) or "none",
+        "merges": row.merge_method + (f", with {one_line(row.author)} as author" if row.author else ""),
         "added": at(row.created_at),
         "beads": f"{row.open_beads} open, {row.running} running, {row.merging} merging",
         "environment": f"{row.variables} variables, as of rig add; rig set --environment takes them anew",

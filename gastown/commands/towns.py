@@ -11,11 +11,13 @@ from sqlalchemy.orm import Session
 from gastown import gates
 from gastown.db import gastown_now
 from gastown.errors import NotFound, Refused, UsageError
-from gastown.gates import Gate
+from gastown.gates import Gate, MergeMethod
 from gastown.models import Bead, Node, Rig, Town
 from gastown.store.moves import record, wake
 
 RIG_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+AUTHOR = re.compile(r"([^<>\s](?:[^<>]*[^<>\s])?) <([^<>\s]+@[^<>\s]+)>")
+_CRUD = ".,:;\"'\\ "  # what git takes away from both ends of a name
 
 
 def ensure_town(session: Session, name: str) -> int:
@@ -46,10 +48,13 @@ class NewRig:
     setup: str = ""
     gates: Sequence[Gate | str] = ()  # a bare command is a gate with a name made from it
     environment: dict[str, str] = field(default_factory=dict, repr=False)
+    merge_method: str = MergeMethod.MERGE
+    author: str | None = None  # of the commits that merges make, as "Name <mail>"; None: who did the work
 
 
 def add_rig(session: Session, town_id: int, new: NewRig, *, actor: str = "user") -> Rig:
-    """Raises UsageError for a bad name, Refused when the town has a rig of that name."""
+    """Raises UsageError for a bad name or author, Refused when the town has a rig of that name."""
+    check_author(new.author)
     if not RIG_NAME.fullmatch(new.name):
         raise UsageError(
             f"{new.name!r} cannot be a rig's name", hint="letters, digits, dot, dash, underscore: --name NAME"
@@ -61,6 +66,21 @@ def add_rig(session: Session, town_id: int, new: NewRig, *, actor: str = "user")
         raise Refused(f"there is a rig {new.name} already", hint=f"gastown rig show {new.name}, or --name OTHER")
     record(session, town_id, "rig_added", f"rig {new.name}: {new.repository} ({new.branch})", actor=actor)
     return session.get_one(Rig, rig_id)
+
+
+def check_author(author: str | None) -> None:
+    """Raises UsageError for what git would not take, or would change, as the author of a commit."""
+    if author is None:
+        return
+    found = AUTHOR.fullmatch(author)
+    if (
+        not found
+        or not author.isprintable()
+        or len(author) > 200
+        or any(not part.strip(_CRUD) for part in found.groups())
+    ):
+        what = f"{author[:200]!r} cannot be the author of a commit"
+        raise UsageError(what, hint="a name and a mail address: --author 'Ada Lovelace <ada@example.com>'")
 
 
 def get_rig(session: Session, town_id: int, name: str) -> Rig:
@@ -84,10 +104,12 @@ def set_paused(session: Session, town_id: int, paused: bool, *, rig: str | None 
 
 
 def update_rig(session: Session, rig: Rig, *, actor: str = "user", **values: object) -> list[str]:
-    """Give a rig another agent, setup, gates or environment, for the time to come; the names of what changed."""
-    allowed = {"agent", "setup", "gates", "environment"}
+    """Change what a rig is from now on; the names of what changed. Raises UsageError for a bad author."""
+    allowed = {"agent", "setup", "gates", "environment", "merge_method", "author"}
     if values.keys() - allowed:
         raise ValueError(f"of a rig only {', '.join(sorted(allowed))} can be changed")
+    if values.get("author") is not None:
+        check_author(str(values["author"]))
     if "gates" in values:
         given = values["gates"]
         assert isinstance(given, Sequence)

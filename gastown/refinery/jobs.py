@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from gastown.gates import GATE_TIMEOUT_S, Gate
+from gastown.gates import GATE_TIMEOUT_S, Gate, MergeMethod
 from gastown.states import HoldCode
 
 OUTPUT_CHARS = 16 * 1024  # of a gate's output, kept for people: the end of it, where the failure is
@@ -31,7 +31,9 @@ class MergeJob:
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
     merge_epoch: int = 1
     staged_sha: str | None = None  # the tip on which earlier merges wait for a dirty checkout
-    author: str = "Gastown"
+    method: MergeMethod = MergeMethod.MERGE
+    author: str | None = None  # "Name <mail>" of merge and squash commits; None: Gastown, or who made the head
+    committer: str = "Gastown"
     email: str = "gastown@localhost"
     setup_timeout_s: float = GATE_TIMEOUT_S
 
@@ -73,6 +75,16 @@ class AlreadyMerged:
     """The target has it: pushed before a crash, or by a person. `merge_sha` is the commit that brought it there."""
 
     merge_sha: str
+
+
+@dataclass(frozen=True)
+class NothingLeft:
+    """The target, at this commit, has the content of the work although it has not its commits: there is nothing to add.
+
+    Of squash and rebase alone: a merge then still says where the work came from.
+    """
+
+    target_sha: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,7 +132,7 @@ class Unknown:
     reason: str
 
 
-PrepareOutcome = Prepared | AlreadyMerged | Held | Stopped
+PrepareOutcome = Prepared | AlreadyMerged | NothingLeft | Held | Stopped
 PushOutcome = Pushed | Moved | Dirty | PushRefused | Unknown
 
 

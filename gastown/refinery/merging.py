@@ -2,6 +2,7 @@
 
 prepare -> Prepared       gated; keep the answer, then move the merge request to `pushing`
         -> AlreadyMerged  record it
+        -> NothingLeft    record that nothing was merged
         -> Held, Stopped  give it back
 push    -> Pushed         record it, then release
         -> Moved          prepare again, with the next merge epoch
@@ -17,6 +18,7 @@ from gastown.refinery.jobs import (
     Held,
     MergeJob,
     Moved,
+    NothingLeft,
     Prepared,
     PrepareOutcome,
     Pushed,
@@ -35,6 +37,7 @@ __all__ = [
     "Held",
     "MergeJob",
     "Moved",
+    "NothingLeft",
     "PrepareOutcome",
     "Prepared",
     "PushOutcome",

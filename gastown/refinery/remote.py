@@ -30,6 +30,34 @@ def fetch_target(mirror: Mirror, branch: str) -> str | None:
     return mirror.target(branch)
 
 
+def has_commit(mirror: Mirror, sha: str, *refs: str) -> bool:
+    """Whether the mirror has this commit, now or after asking the remote: by these refs, then by the SHA itself."""
+    if mirror.resolve(sha):
+        return True
+    # never onto our own refs: the ref may have been pushed to since, and here it may hold what is found nowhere else
+    asked = [f"+{ref}:refs/remotes/gastown/{ref.removeprefix('refs/gastown/')}" for ref in refs]
+    for refspec in (*asked, f"{sha}:refs/remotes/gastown/sha/{sha}"):
+        try:
+            mirror.fetch(refspec)
+        except GitError as error:
+            if not _says_it_has_none(error):
+                raise
+        if mirror.resolve(sha):
+            return True
+    return False
+
+
+def _says_it_has_none(error: GitError) -> bool:
+    words = (
+        "couldn't find remote ref",
+        "not our ref",
+        "unadvertised object",
+        "bad object",
+        "missing necessary objects",
+    )
+    return any(word in error.output for word in words)
+
+
 def is_ancestor(mirror: Mirror, sha: str, descendant: str) -> bool:
     """Whether `descendant` has `sha` in its history; both must be in the mirror."""
     return succeeds("merge-base", "--is-ancestor", sha, descendant, cwd=mirror.path)

@@ -54,6 +54,7 @@ _BY_VERDICT = {
     Verdict.ROLLED_BACK: ("nothing: the next tick tries again", "gastown attempts {id}"),
     Verdict.EXHAUSTED: ("a human has to look at why its attempts failed, then retry it", "gastown logs {id}"),
 }
+_DRAINED_BY_HAND = ("somebody drains the node, and has to undo that", "gastown node drain {drained} --undo")
 _BY_HOLD = {
     HoldCode.CONFLICT: (
         "its changes conflict with the target: have its agent work on it once more",
@@ -84,7 +85,7 @@ _BY_HOLD = {
 _BY_ENDING = {
     Resolution.CANCELED: ("it is canceled; a retry opens it again", "gastown bead retry {id}"),
     Resolution.MERGED: ("nothing: it is merged", "gastown bead show {id}"),
-    Resolution.NO_CHANGES: ("nothing: its agent found nothing to change", "gastown logs {id}"),
+    Resolution.NO_CHANGES: ("nothing: nothing had to change, or the target had it already", "gastown logs {id}"),
     Resolution.DONE: ("nothing: it is done", "gastown bead show {id}"),
 }
 _FAILED = ("it has failed: see why, then retry it; its attempts count from 0", "gastown bead retry {id}")
@@ -102,10 +103,11 @@ def advise(
     repository: str = "",
     rig: str = "",
     of_town: bool = False,
+    drained: str = "",
 ) -> Advice:
     """What a person can do about this bead. A verdict that is not known yet has the next tick to wait for.
 
-    `of_town`: what is paused or misconfigured is the town, not the rig.
+    `of_town`: what is paused or misconfigured is the town, not the rig. `drained`: a node that somebody drains.
     """
     if status == BeadStatus.FAILED:
         opens, command = _FAILED
@@ -117,11 +119,13 @@ def advise(
         opens, command = _BY_VERDICT[Verdict(verdict)]
         if verdict == Verdict.PAUSED and not of_town:
             command += " --rig {rig}"
+        if verdict == Verdict.DRAINING and drained:
+            opens, command = _DRAINED_BY_HAND
     else:
         opens, command = "nothing: the next tick looks at it", "gastown why {id}"
     set_policy = "gastown town set" if of_town else f"gastown rig set {rig}"
     words = {"id": bead_id, "blocker": blocker, "repository": repository, "rig": rig, "set_policy": set_policy}
-    return Advice(opens, command.format(**words))
+    return Advice(opens, command.format(drained=drained, **words))
 
 
 def needs_a_person(

@@ -1,6 +1,5 @@
 """Merge requests: queued, claimed, pushed, recorded. Every write is a compare-and-set on the merge epoch."""
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -14,7 +13,7 @@ from gastown import gates
 from gastown.agent.protocol import head_ref
 from gastown.db import gastown_now
 from gastown.errors import Refused
-from gastown.gates import Gate
+from gastown.gates import Gate, MergeMethod
 from gastown.models import Bead, Dispatch, MergeRequest, Rig
 from gastown.states import MERGING, BeadStatus, HoldCode, MergeStatus, Resolution
 from gastown.store import escalations, looks, staging
@@ -70,6 +69,8 @@ class MergeOrder:
     setup: str
     gates: tuple[Gate, ...]
     environment: dict[str, str]
+    method: MergeMethod
+    author: str | None
     own_staged_sha: str | None  # this request's merge commit, gated, waiting for a clean checkout
     staged_sha: str | None  # the newest such commit of others, on which this merge stacks
     pushing_sha: str | None  # an earlier worker may have pushed this one
@@ -128,6 +129,8 @@ def claim_merge(session: Session, merge_id: int, worker: str) -> MergeOrder | No
         setup=rig.setup,
         gates=gates.of_rig(rig.gates),
         environment={str(key): str(value) for key, value in rig.environment.items()},
+        method=MergeMethod(rig.merge_method),
+        author=rig.author,
         own_staged_sha=request.staged_sha,
         staged_sha=staging.newest_staged(session, request),
         pushing_sha=pushing_sha,
@@ -155,18 +158,6 @@ def beat_merge(session: Session, merge_id: int, merge_epoch: int, step: str | No
     return session.execute(statement.execution_options(synchronize_session=False)).first() is not None
 
 
-def note_gates(session: Session, order: MergeOrder, runs: Sequence[Mapping[str, Any]]) -> None:
-    """Keep what the gates said of the merge that is about to be pushed; a flaky one is named in the journal."""
-    found = _ours(session, order)
-    if found is None:
-        return
-    _update(session, order.id, gate_runs=list(runs))
-    for run in runs:
-        if run["tries"] > 1:
-            message = f"gate {run['name']} passed only at try {run['tries']} of {run['allowed']}"
-            record(session, found[0].town_id, "gate_flaky", message, actor="refinery", bead_id=order.bead_id)
-
-
 def begin_push(session: Session, order: MergeOrder, merge_sha: str, expected_sha: str) -> bool:
     """in_progress -> pushing, with the bead locked: from here on a cancel is refused. False: not wanted any more.
 
@@ -183,35 +174,35 @@ def begin_push(session: Session, order: MergeOrder, merge_sha: str, expected_sha
 
 def record_merged(session: Session, order: MergeOrder, merged_sha: str) -> bool:
     """The target has it: request and bead are closed, and who waited for the bead, or for the target, is woken."""
+    values = {"merged_sha": merged_sha, "merged_at": gastown_now(), "step": "merged"}
+    message = f"merged into {order.target} as {merged_sha[:12]}"
+    return _close(session, order, Resolution.MERGED, message, **values)
+
+
+def record_nothing(session: Session, order: MergeOrder, target_sha: str) -> bool:
+    """The target has its content from elsewhere: the same, but closed as `no_changes`."""
+    message = f"{order.target} has all of it already at {target_sha[:12]}: nothing was left to merge"
+    return _close(session, order, Resolution.NO_CHANGES, message, step="nothing left")
+
+
+def _close(session: Session, order: MergeOrder, resolution: Resolution, message: str, **values: object) -> bool:
     dependants = lock_with_dependants(session, order.bead_id).keys() - {order.bead_id}
     found = _ours(session, order)
     if found is None:
         return False
     bead, request = found
-    values = {"merged_sha": merged_sha, "merged_at": gastown_now(), "step": "merged", "lease_expires_at": None}
     values |= {"held_code": None, "held_reason": None, "held_output": None, "look_at": None, "staged_sha": None}
-    if not move(session, MergeRequest, order.id, MERGING, MergeStatus.CLOSED, **values):
+    if not move(session, MergeRequest, order.id, MERGING, MergeStatus.CLOSED, lease_expires_at=None, **values):
         return False
-    if not move(
-        session,
-        Bead,
-        bead.id,
-        BeadStatus.IN_REVIEW,
-        BeadStatus.CLOSED,
-        resolution=Resolution.MERGED,
-        closed_at=gastown_now(),
-        wake_at=gastown_now(),
-        ready_at=None,
-        failure_class=None,
-        failure_code=None,
-        failure_message=None,
-    ):
-        raise MoveLost(f"{bead.id} is {bead.status}, and its commits are on {request.target}")
+    ended: dict[str, Any] = {"closed_at": gastown_now(), "wake_at": gastown_now(), "ready_at": None}
+    ended |= {"failure_class": None, "failure_code": None, "failure_message": None, "resolution": resolution}
+    if not move(session, Bead, bead.id, BeadStatus.IN_REVIEW, BeadStatus.CLOSED, **ended):
+        raise MoveLost(f"{bead.id} is {bead.status}, and {message}")
     wake(session, *dependants)
     wake_next(session, request)
-    message = f"merged into {request.target} as {merged_sha[:12]}"
     escalations.settle_bead(session, bead)
-    record(session, bead.town_id, "merged", message, actor="refinery", bead_id=bead.id, dispatch_id=request.dispatch_id)
+    about: dict[str, Any] = {"bead_id": bead.id, "dispatch_id": request.dispatch_id}
+    record(session, bead.town_id, resolution, message, actor="refinery", **about)
     return True
 
 

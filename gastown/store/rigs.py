@@ -24,6 +24,8 @@ class RigRow:
     agent: str | None
     setup: str
     gates: list[dict[str, Any]]  # in order, with the names of their variables instead of an environment
+    merge_method: str
+    author: str | None  # of the commits that merges make
     paused_at: datetime | None
     created_at: datetime
     open_beads: int
@@ -53,6 +55,8 @@ def list_rigs(session: Session, town_id: int, name: str | None = None) -> list[R
             agent=rig.agent,
             setup=rig.setup,
             gates=[gates.shown(gate) for gate in gates.of_rig(rig.gates)],
+            merge_method=rig.merge_method,
+            author=rig.author,
             paused_at=rig.paused_at,
             created_at=rig.created_at,
             open_beads=beads.get(rig.id, 0),

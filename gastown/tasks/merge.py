@@ -16,7 +16,7 @@ from gastown.refinery import merging
 from gastown.runtimes import registry
 from gastown.settings import get_settings
 from gastown.states import HoldCode, MergeStatus
-from gastown.store import merges
+from gastown.store import gate_runs, merges
 from gastown.store.merges import MergeOrder
 from gastown.store.workers import claimer
 from gastown.tasks import shutdown
@@ -125,6 +125,8 @@ def _job(order: MergeOrder) -> merging.MergeJob:
         setup=order.setup,
         gates=order.gates,
         environment=order.environment,
+        method=order.method,
+        author=order.author,
         merge_epoch=order.merge_epoch,
         staged_sha=order.staged_sha,
     )
@@ -144,6 +146,8 @@ def _merge(order: MergeOrder, job: merging.MergeJob, lease: Lease) -> None:
             _push(order, job, prepared, lease)
         case merging.AlreadyMerged(merge_sha=merge_sha):
             _record(order, merge_sha)
+        case merging.NothingLeft(target_sha=target_sha):
+            in_transaction(lambda session: merges.record_nothing(session, order, target_sha))
         case merging.Held(code=code, reason=reason, output=output):
             again = code in (HoldCode.UNREACHABLE, HoldCode.HEAD_MISSING)
             in_transaction(lambda session: merges.hold(session, order, code, reason, output=output, look_again=again))
@@ -170,7 +174,7 @@ def _settle(order: MergeOrder, job: merging.MergeJob, lease: Lease) -> None:
 def _push(order: MergeOrder, job: merging.MergeJob, prepared: merging.Prepared, lease: Lease) -> None:
     if prepared.gate_runs:
         runs = [asdict(run) for run in prepared.gate_runs]
-        in_transaction(lambda session: merges.note_gates(session, order, runs))
+        in_transaction(lambda session: gate_runs.note_gates(session, order, runs))
     if not _may_push(order, lease, prepared):
         return
     if prepared.base_sha != prepared.expected_sha:  # stacked on a merge that waits for the user's checkout

@@ -278,3 +278,34 @@ def test_bad_gates_are_refused_and_leave_nothing(
     assert len(said.err.splitlines()) == 2
     assert nothing_is_left(own_home)
     assert gastown("rig", "add", str(repository), "--gate", "").code == 2
+
+
+def test_how_a_rig_merges(gastown: Gastown, repository: Path) -> None:
+    assert gastown("rig", "add", str(repository), "--merge-method", "rebase").code == 0
+    assert "merges      rebase" in gastown("rig", "show", "project").out
+    said = gastown("rig", "set", "project", "--merge-method", "squash", "--author", "Zoë L. <zoe@example.com>")
+    assert "rig project: merge_method, author changed" in said.out
+    assert (rigs()[0].merge_method, rigs()[0].author) == ("squash", "Zoë L. <zoe@example.com>")
+    assert "merges      squash, with Zoë L. <zoe@example.com> as author" in gastown("rig", "show", "project").out
+    assert "author changed" in gastown("rig", "set", "project", "--author", "").out
+    assert (rigs()[0].merge_method, rigs()[0].author) == ("squash", None)
+    said = gastown("rig", "add", str(repository), "--merge-method", "octopus", "--name", "other")
+    assert (said.code, "octopus" in said.err, "rebase" in said.err) == (2, True, True)
+    said = gastown("rig", "add", str(repository), "--merge-method", "merge", "--author", "A <a@b>")
+    assert "next: gastown rig set project --merge-method merge --author 'A <a@b>'" in said.err
+
+
+@pytest.mark.parametrize(
+    "author",
+    ["Ada", "ada@example.com", "<ada@example.com>", " <a@b>", "Ada <ada>", "A <a@b> <c@d>", "A\nB <a@b>", "... <a@b>",
+     "Ada <@>", "\udcff <a@b>", "x" * 300 + " <a@b>", " Ada <a@b>", "Ada  <a b@c>", "\x1b[1mA <a@b>"],
+)  # fmt: skip
+def test_an_author_that_git_would_not_take(gastown: Gastown, repository: Path, own_home: Path, author: str) -> None:
+    said = gastown("rig", "add", str(repository), "--author", author)
+    assert said.code == 2
+    assert "cannot be the author of a commit" in said.err
+    assert "next: a name and a mail address" in said.err
+    assert nothing_is_left(own_home)
+    gastown("rig", "add", str(repository))
+    assert gastown("rig", "set", "project", "--author", author).code == 2
+    assert rigs()[0].author is None

@@ -5,20 +5,23 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from sqlalchemy import update
 
 from gastown.agent.git import git
 from gastown.commands import work
 from gastown.db import in_transaction, transaction
 from gastown.errors import Refused
 from gastown.gates import Gate, stored
-from gastown.models import MergeRequest
+from gastown.models import Bead, BeadDependency, MergeRequest
+from gastown.models import Rig as RigRow
 from gastown.refinery.merging import Prepared
 from gastown.states import HoldCode, MergeStatus
 from gastown.store import merges
 from gastown.store.detail import bead_detail
+from gastown.store.resync import find_violations
 from gastown.tasks import merge as task
 from gastown.tasks.merge import merge
-from tests.builders import a_merge, a_node, a_rig, now, the_api_is_there
+from tests.builders import a_bead, a_merge, a_node, a_rig, now, the_api_is_there
 from tests.conftest import Clock
 from tests.refinery.rig import Rig, head
 from tests.store.merging import asked, bead, claim
@@ -171,3 +174,35 @@ def test_a_flaky_gate_is_noted_with_the_merge(checkout: Rig, tmp_path: Path, clo
     assert "gate net passed only at try 2 of 2" in [event.message for event in detail.events]
     assert detail.merge is not None
     assert detail.merge.gate_runs == merged.gate_runs
+
+
+@pytest.mark.parametrize("method", ["squash", "rebase"])
+def test_a_squash_or_rebase_from_claim_to_record(
+    checkout: Rig, request_: MergeRequest, clock: Clock, method: str
+) -> None:
+    """A second bead with the same content has nothing left to merge, and is not said to be merged."""
+    with transaction() as session:
+        session.execute(update(RigRow).values(merge_method=method, author="Zoë <zoe@example.com>"))
+        waiting = a_bead(session)
+        same = a_merge(session, head_sha=checkout.work("gt-2", {"new": "new\n"}).head_sha)
+        session.add(BeadDependency(bead_id=waiting.id, blocker_id=same.bead_id))
+    merge.run(request_.id)
+    merged = now(request_)
+    assert (merged.status, merged.merged_sha) == (MergeStatus.CLOSED, head(checkout.remote))
+    author = "Zoë" if method == "squash" else "Ada"
+    assert git("log", "-1", "--format=%an|%cn|%P", cwd=checkout.remote).strip() == (
+        f"{author}|Gastown|{head(checkout.remote, 'HEAD~1')}"
+    )
+    merge.run(same.id)
+    nothing = now(same)
+    assert (nothing.status, nothing.merged_sha, nothing.held_code) == (MergeStatus.CLOSED, None, None)
+    assert (bead(same).status, bead(same).resolution) == ("closed", "no_changes")
+    assert head(checkout.remote) == merged.merged_sha
+    with transaction() as session:
+        detail = bead_detail(session, same.town_id, same.bead_id)
+        assert find_violations(session) == []
+    [said] = [event.message for event in detail.events if event.kind == "no_changes"]
+    assert said == f"main has all of it already at {head(checkout.remote)[:12]}: nothing was left to merge"
+    tick()
+    with transaction() as session:
+        assert session.get_one(Bead, waiting.id).status == "in_progress"
