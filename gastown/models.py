@@ -100,6 +100,7 @@ class Node(Base):
     capacity: Mapped[int] = mapped_column(Integer)
     heartbeat_at: Mapped[datetime] = mapped_column(server_default=NOW)
     draining_at: Mapped[datetime | None]  # its attempts are asked to stop: no new starts until a worker beats again
+    closed_at: Mapped[datetime | None]  # a person drains it: no new starts until that is undone, whoever beats
     created_at: Mapped[datetime] = mapped_column(server_default=NOW)
 
 

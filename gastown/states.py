@@ -76,7 +76,7 @@ AGENT_MOVES = (
 DISPATCH_MOVES = (
     Move(DispatchStatus.QUEUED, DispatchStatus.STARTING, "a worker claims the start"),
     Move(DispatchStatus.QUEUED, DispatchStatus.ROLLED_BACK, "no worker claimed the start"),
-    Move(DispatchStatus.QUEUED, DispatchStatus.STOPPED, "somebody cancels the bead"),
+    Move(DispatchStatus.QUEUED, DispatchStatus.STOPPED, "somebody cancels the bead, or stops what its node runs"),
     Move(DispatchStatus.STARTING, DispatchStatus.RUNNING, "the attempt makes its first call"),
     Move(DispatchStatus.STARTING, DispatchStatus.ROLLED_BACK, "the start failed, or its lease ran out"),
     Move(DispatchStatus.STARTING, DispatchStatus.STOPPED, "somebody cancels the bead"),

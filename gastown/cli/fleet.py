@@ -1,11 +1,14 @@
 """gastown node, agent: what runs attempts, and in whose name."""
 
 from datetime import UTC, datetime
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from gastown.cli.options import AsJson
+
+if TYPE_CHECKING:
+    from gastown.store.fleet import NodeRow
 
 app = typer.Typer()
 node = typer.Typer(no_args_is_help=True, help="The machines that run attempts.")
@@ -13,6 +16,9 @@ agent = typer.Typer(no_args_is_help=True, help="The agents, by name.")
 app.add_typer(node, name="node")
 app.add_typer(agent, name="agent")
 
+NodeName = Annotated[str, typer.Argument(metavar="NODE", help="The node's name; gastown node list has them.")]
+Undo = Annotated[bool, typer.Option("--undo", help="Take starts again.")]
+Stop = Annotated[bool, typer.Option("--stop", help="Have what runs there save its work and end; it goes on elsewhere.")]
 Everything = Annotated[bool, typer.Option("--all", help="Retired ones as well.")]
 
 
@@ -21,7 +27,7 @@ def list_nodes(as_json: AsJson = False) -> None:
     """List the nodes: whether each is alive, and how much of it is in use."""
     from gastown.cli import screen
     from gastown.cli.ask import ask
-    from gastown.cli.words import at, in_short, one_line, span
+    from gastown.cli.words import one_line, span
     from gastown.store import fleet
 
     rows = ask(fleet.list_nodes)
@@ -36,11 +42,45 @@ def list_nodes(as_json: AsJson = False) -> None:
             screen.state(row.state),
             f"{row.used} of {row.capacity}",
             f"{span((now - row.heartbeat_at).total_seconds())} ago",
-            f"until {at(row.rests_until)}: {in_short(row.failure, 200)}" if row.rests_until else "",
+            _remark(row),
         )
         for row in rows
     ]
-    return screen.console().print(screen.table(("name", "state", "used", "seen", "rests"), cells, flexible=("rests",)))
+    heads = ("name", "state", "used", "seen", "remark")
+    return screen.console().print(screen.table(heads, cells, flexible=("remark",)))
+
+
+def _remark(row: "NodeRow") -> str:
+    from gastown.cli.words import at, in_short
+
+    if row.closed_at is not None:
+        return f"by hand since {at(row.closed_at)}, until gastown node drain {row.name} --undo"
+    return f"rests until {at(row.rests_until)}: {in_short(row.failure, 200)}" if row.rests_until else ""
+
+
+@node.command()
+def drain(name: NodeName, undo: Undo = False, stop: Stop = False) -> None:
+    """Start nothing more on a node, whatever its workers say, until --undo. What runs there goes on to its end."""
+    from gastown.cli import screen
+    from gastown.cli.ask import ask, publish_after
+    from gastown.cli.words import count
+    from gastown.commands import nodes
+    from gastown.errors import UsageError
+
+    if undo and stop:
+        raise UsageError("--undo and --stop contradict each other", hint="give one of them")
+    if undo:
+        changed = ask(lambda session, town_id: nodes.reopen(session, town_id, name))
+        publish_after()
+        return screen.say(f"{name} takes starts again" if changed else f"{name} takes starts: nobody drains it")
+    changed = ask(lambda session, town_id: nodes.drain(session, town_id, name))
+    live = ask(lambda session, _: (nodes.stop_attempts if stop else nodes.count_live)(session, name))
+    publish_after()
+    screen.say(f"nothing more is started on {name}" + ("" if changed else " (that was so already)"))
+    if live:
+        doing = "asked to save its work and end" if stop else "going on to its end (--stop: to save its work and end)"
+        screen.say(f"{count(live, 'attempt')} there, each {doing}")
+    return screen.say(f"next: gastown node list, and then gastown node drain {name} --undo")
 
 
 @agent.command("list")

@@ -236,7 +236,8 @@ def _stop(session: Session, bead: Bead, dispatch: Dispatch, done: Done) -> str:
         message = dispatch.stop_reason or done.message or dispatch.stop_code
         attempts.stop_attempt(session, dispatch.id, stop_code_of(dispatch.stop_code), message, done.exit_code)
         return DispatchStatus.STOPPED
-    if session.get_one(Node, dispatch.node_id).draining_at is None:
+    node = session.get_one(Node, dispatch.node_id)
+    if node.draining_at is None and node.closed_at is None:
         message = "its supervisor was told to stop, and Gastown had not asked for that"
         attempts.fail(session, bead, dispatch, FailureCode.STOPPED_UNASKED, message, done.exit_code)
         return DispatchStatus.FAILED

@@ -193,11 +193,16 @@ def no_node(view: TownView, rig: RigView, preset: str, now: datetime, policy: Po
 
 
 def draining(view: TownView, rig: RigView, preset: str, now: datetime, policy: Policy) -> Hold | None:
-    """Each node that is alive drains: it takes no starts until one of its workers is started anew."""
+    """Each node that is alive drains: it takes no starts until a worker is started anew, or whoever drains it undoes
+    that."""
     alive = [node for node in view.nodes if node.alive]
     if not all(node.draining for node in alive):
         return None
-    return Hold(Verdict.DRAINING, f"draining: {', '.join(node.name for node in alive)}")
+    return Hold(Verdict.DRAINING, f"draining: {', '.join(map(_drained, alive))}")
+
+
+def _drained(node: NodeView) -> str:
+    return node.name if node.closed_at is None else f"{node.name} (by hand since {node.closed_at:%H:%M:%S} UTC)"
 
 
 def node_breaker(view: TownView, rig: RigView, preset: str, now: datetime, policy: Policy) -> Hold | None:
@@ -231,6 +236,7 @@ def capacity(view: TownView, rig: RigView, preset: str, now: datetime, policy: P
             else f"{node.name} {node.used} of {node.capacity}"
             for node in usable
         )
+        words += "".join(f"; draining: {_drained(node)}" for node in view.closed)
     else:
         return None
     return Hold(Verdict.AT_CAPACITY, words)

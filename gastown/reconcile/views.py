@@ -146,7 +146,8 @@ class NodeView:
     capacity: int
     heartbeat_at: datetime
     alive: bool
-    draining: bool = False
+    draining: bool = False  # its attempts are being stopped, or a person drains it
+    closed_at: datetime | None = None  # since when a person drains it, until that is undone
     starting: int = 0  # live attempts that have not made their first call
     failures: int = 0  # starts that failed since one last worked; as many as the policy has numbers for
     failed_at: datetime | None = None  # the last of them
@@ -182,6 +183,11 @@ class TownView:
     rigs: Mapping[int, RigView] = field(default_factory=dict)
     nodes: tuple[NodeView, ...] = ()
     rests: Mapping[str, Rest] = field(default_factory=dict)  # by preset
+
+    @property
+    def closed(self) -> tuple[NodeView, ...]:
+        """Nodes that are there and would take starts, if a person did not drain them."""
+        return tuple(node for node in self.nodes if node.alive and node.closed_at is not None)
 
     @property
     def down(self) -> bool:

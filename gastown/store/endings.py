@@ -149,11 +149,20 @@ class Ask:
     reason: str
 
 
-def ask_stops(session: Session, asks: Sequence[Ask]) -> set[UUID]:
-    """Running attempts hear with their next heartbeat that they have to wind down. Who is missing runs no more."""
+def ask_stops(
+    session: Session,
+    asks: Sequence[Ask],
+    *,
+    actor: str = "reconciler",
+    sources: tuple[DispatchStatus, ...] = (DispatchStatus.RUNNING,),
+) -> set[UUID]:
+    """Attempts hear with their next heartbeat that they have to wind down. Who is missing is not in `sources` any more.
+
+    One that is only starting hears it with its first one.
+    """
     columns = (Dispatch.id, Dispatch.town_id, Dispatch.bead_id, Dispatch.epoch, Dispatch.stop_code)
     wanted = {ask.dispatch_id: ask for ask in asks}
-    running = select(*columns).where(Dispatch.id.in_(wanted), Dispatch.status == DispatchStatus.RUNNING)
+    running = select(*columns).where(Dispatch.id.in_(wanted), Dispatch.status.in_(sources))
     rows = session.execute(running.order_by(Dispatch.bead_id)).all()
     unasked = [(row, wanted[row.id]) for row in rows if row.stop_code is None]
     if unasked:
@@ -177,7 +186,7 @@ def ask_stops(session: Session, asks: Sequence[Ask]) -> set[UUID]:
             )
             for row, ask in unasked
         ]
-        record_many(session, "stop_asked", notes, actor="reconciler")
+        record_many(session, "stop_asked", notes, actor=actor)
     return {row.id for row in rows}
 
 

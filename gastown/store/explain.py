@@ -127,6 +127,7 @@ def _explain_one(
         blocker="" if blocker is None else blocker.id,
         repository=rig.repository,
         rig=rig.name,
+        drained=town.closed[0].name if town.closed else "",
         of_town=town.paused_at is not None if verdict is Verdict.PAUSED else town.wrong is not None,
     )
     return Explanation(

@@ -17,11 +17,12 @@ from gastown.store.policies import load_policies
 @dataclass(frozen=True, kw_only=True)
 class NodeRow:
     name: str
-    state: str  # alive, silent, draining, resting (its breaker is open), trying (one start tries it)
+    state: str  # alive, silent, draining, drained (nothing runs there any more), resting (its breaker is open), trying
     used: int  # live attempts, of all towns
     capacity: int
     heartbeat_at: datetime
     rests_until: datetime | None
+    closed_at: datetime | None  # somebody drains it
     failure: str  # the last of the failed starts that made it rest
 
 
@@ -34,7 +35,7 @@ def list_nodes(session: Session, town_id: int) -> list[NodeRow]:
         if not node.alive:
             state = "silent"
         elif node.draining:
-            state = "draining"
+            state = "drained" if node.closed_at is not None and node.used == 0 else "draining"
         elif until is not None:
             state = "resting" if node_is_resting(node, now, policies.town) and now < until else "trying"
         rows.append(
@@ -45,6 +46,7 @@ def list_nodes(session: Session, town_id: int) -> list[NodeRow]:
                 capacity=node.capacity,
                 heartbeat_at=node.heartbeat_at,
                 rests_until=until,
+                closed_at=node.closed_at,
                 failure="" if until is None else node.failure,
             )
         )

@@ -64,7 +64,8 @@ def _gates(session: Session, town_id: int, rig: str | None) -> tuple[list[HoldUp
     for row in session.execute(query.group_by(Bead.rig_id, Rig.name, Bead.agent).order_by(Rig.name, Bead.agent)):
         hold = hold_of(town, row.rig_id, row.agent, now, policies.town)
         of_town = town.paused_at is not None if hold.verdict is Verdict.PAUSED else town.wrong is not None
-        advice = advise(row.example, BeadStatus.OPEN, hold.verdict, rig=row.name, of_town=of_town)
+        drained = town.closed[0].name if town.closed else ""
+        advice = advise(row.example, BeadStatus.OPEN, hold.verdict, rig=row.name, of_town=of_town, drained=drained)
         found.append(
             HoldUp(
                 verdict=hold.verdict,
@@ -76,7 +77,8 @@ def _gates(session: Session, town_id: int, rig: str | None) -> tuple[list[HoldUp
                 command=advice.command,
                 opens_at=hold.opens_at,
                 of_town=hold.verdict is not Verdict.READY,
-                needs_you=hold.verdict in (Verdict.PAUSED, Verdict.MISCONFIGURED),
+                needs_you=hold.verdict in (Verdict.PAUSED, Verdict.MISCONFIGURED)
+                or (hold.verdict is Verdict.DRAINING and drained != ""),
             )
         )
     return found, town.down

@@ -57,7 +57,8 @@ _NODES = text(f"""
         SELECT node_id, count(*) AS used, count(*) FILTER (WHERE status <> 'running') AS starting
         FROM dispatches WHERE {IS_LIVE} GROUP BY node_id
     )
-    SELECT nodes.id, nodes.name, nodes.capacity, nodes.heartbeat_at, nodes.draining_at IS NOT NULL AS draining,
+    SELECT nodes.id, nodes.name, nodes.capacity, nodes.heartbeat_at, nodes.closed_at,
+        coalesce(nodes.draining_at, nodes.closed_at) IS NOT NULL AS draining,
         coalesce(live.used, 0) AS used, coalesce(live.starting, 0) AS starting,
         failed.failures, failed.failed_at, failed.failure
     FROM nodes LEFT JOIN live ON live.node_id = nodes.id
@@ -158,6 +159,7 @@ def _nodes(session: Session, now: datetime, policy: Policy) -> tuple[NodeView, .
             heartbeat_at=row.heartbeat_at,
             alive=row.heartbeat_at >= silent_from,
             draining=row.draining,
+            closed_at=row.closed_at,
             starting=row.starting,
             failures=row.failures,
             failed_at=row.failed_at,

@@ -3,8 +3,8 @@
 import pytest
 from sqlalchemy import text
 
-from gastown.db import transaction
-from tests.builders import a_node, a_rig, a_town, an_agent, an_attempt, the_api_is_there
+from gastown.db import gastown_now, transaction
+from tests.builders import a_bead, a_node, a_rig, a_town, an_agent, an_attempt, the_api_is_there
 from tests.cli.conftest import Gastown
 
 
@@ -93,3 +93,23 @@ def test_nodes_and_agents(gastown: Gastown) -> None:
     assert (row["status"], row["bead_id"]) == ("working", dispatch.bead_id)
     assert dispatch.bead_id in gastown("agent", "list").out
     assert {row["status"] for row in gastown("agent", "list", "--all", "--json").json} == {"working", "retired"}
+
+
+def test_a_node_is_drained_and_takes_starts_again(gastown: Gastown) -> None:
+    with transaction() as session:
+        the_api_is_there(session)
+        a_node(session, "far")
+        an_attempt(session, rig=a_rig(session, name="web"), node=a_node(session, "far"))
+        waiting = a_bead(session, a_rig(session, name="web"), ready_at=gastown_now(), wake_at=None, verdict="ready").id
+    assert gastown("node", "drain", "nowhere").code == 3
+    assert gastown("node", "drain", "far", "--undo", "--stop").code == 2
+    assert "nobody drains it" in gastown("node", "drain", "far", "--undo").out
+    said = gastown("node", "drain", "far").out
+    assert "nothing more is started on far\n1 attempt there, each going on to its end" in said
+    assert "gastown node drain far --undo" in gastown("node", "list").out
+    assert gastown("node", "list", "--json").json[0]["state"] == "draining"
+    assert "gastown node drain far --undo" in gastown("why", waiting).out
+    assert "gastown node drain far --undo" in gastown("why").out
+    assert "asked to save its work" in gastown("node", "drain", "far", "--stop").out
+    assert gastown("node", "drain", "far", "--undo").out == "far takes starts again\n"
+    assert gastown("node", "list", "--json").json[0]["closed_at"] is None

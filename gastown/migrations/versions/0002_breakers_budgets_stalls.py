@@ -52,6 +52,7 @@ def upgrade() -> None:
         unique=False,
         postgresql_where=sa.text("settled_at IS NULL AND bead_id IS NOT NULL"),
     )
+    op.add_column("nodes", sa.Column("closed_at", sa.DateTime(timezone=True), nullable=True))
     op.add_column("dispatches", sa.Column("lease_s", sa.Double(), server_default="45", nullable=False))
     op.add_column(
         "dispatches", sa.Column("tool_running", sa.Boolean(), server_default=sa.text("false"), nullable=False)
