@@ -58,6 +58,9 @@ class Settings(BaseSettings):
     node: str = Field("local", description="the name of this machine among the nodes")
     worker_processes: int = Field(3, ge=1, le=64, description="pool processes of the worker that starts agents")
     merge_processes: int = Field(2, ge=1, le=64, description="merges at one time, each into a target of its own")
+    archive_days: float = Field(
+        30, ge=1, le=3650, description="how long the work of attempts is kept after their bead is over"
+    )
     log_level: str = Field("INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$", description="of every process")
     policy: dict[str, Any] = Field(default_factory=dict, description="numbers of the reconciler to override")
 

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from gastown.agent import processes
 from gastown.agent.git import NETWORK_TIMEOUT_S, GitError, git
+from gastown.agent.protocol import SNAPSHOT
 
 HEADS = "+refs/heads/*:refs/remotes/origin/*"
 TAGS = "+refs/tags/*:refs/tags/*"
@@ -30,8 +31,8 @@ class Mirror:
         self.path, self.repository = path, repository
         self._marked = {MARK: str(path)}
 
-    def _git(self, *args: str, stdin: bytes | None = None) -> str:
-        return git(*args, cwd=self.path, env=self._marked, stdin=stdin)
+    def _git(self, *args: str, stdin: bytes | None = None, timeout_s: float = NETWORK_TIMEOUT_S) -> str:
+        return git(*args, cwd=self.path, env=self._marked, stdin=stdin, timeout_s=timeout_s)
 
     @classmethod
     def open(cls, home: Path, rig_id: int, repository: str) -> "Mirror":
@@ -85,9 +86,18 @@ class Mirror:
         """The head of a branch of the remote, as of the last fetch."""
         return self.resolve(f"refs/remotes/origin/{branch}")
 
-    def push(self, *refspecs: str, options: Sequence[str] = ()) -> None:
+    def is_snapshot(self, sha: str) -> bool:
+        """Whether the commit holds uncommitted work, on top of its first parent."""
+        return bool(self._git("log", "-1", f"--format=%(trailers:key={SNAPSHOT})", sha, "--").strip())
+
+    def push(self, *refspecs: str, options: Sequence[str] = (), timeout_s: float = NETWORK_TIMEOUT_S) -> None:
         """Push from the mirror to the remote. `options` go before the repository."""
-        self._git("push", "--quiet", "--porcelain", *options, "--", self.repository, *refspecs)
+        self._git("push", "--quiet", "--porcelain", *options, "--", self.repository, *refspecs, timeout_s=timeout_s)
+
+    def list_remote(self, *patterns: str, timeout_s: float = NETWORK_TIMEOUT_S) -> list[list[str]]:
+        """[SHA, ref] of each ref that the remote has now."""
+        listed = self._git("ls-remote", "--", self.repository, *patterns, timeout_s=timeout_s)
+        return [line.split("\t", 1) for line in listed.split("\n")[:-1]]
 
     def keep(self, worktree: Path, *refspecs: str) -> None:
         """Bring commits of a clone into the mirror, as in `keep(worktree, f"+{sha}:{wip_ref}")`. No network."""
@@ -96,6 +106,12 @@ class Mirror:
     def set_ref(self, ref: str, sha: str) -> None:
         """Point one of our own refs (refs/gastown/...) at a commit that the mirror has."""
         self._twice(lambda: self._git("update-ref", ref, sha))
+
+    def update_refs(self, commands: Sequence[str]) -> None:
+        """Lines for `git update-ref --stdin`, such as `delete <ref> <value it has>`: all of them, or none."""
+        if commands:
+            lines = os.fsencode("\n".join(commands) + "\n")
+            self._twice(lambda: self._git("update-ref", "--stdin", stdin=lines))
 
     def clone(self, worktree: Path, sha: str, branch: str) -> None:
         """A clone of its own, with `sha` checked out as `branch`, that borrows the mirror's objects. No network.
@@ -146,30 +162,28 @@ class Mirror:
 
     def _set_gone_branches_aside(self) -> bool:
         """The remote replaced branch `a` by `a/b`: the old one moves to refs/gastown/gone/<sha>."""
-        listed = self._git("ls-remote", "--heads", "--", self.repository).split("\n")[:-1]
-        present = {line.split("\t", 1)[1].removeprefix("refs/heads/") for line in listed}
+        present = {ref.removeprefix("refs/heads/") for _, ref in self.list_remote("refs/heads/*")}
         moves = []
         known = self._git("for-each-ref", "--format=%(objectname) %(refname:lstrip=3)", "refs/remotes/origin")
         for line in known.split("\n")[:-1]:
             sha, branch = line.split(" ", 1)
             if branch not in present:
                 moves += [f"update refs/gastown/gone/{sha} {sha}", f"delete refs/remotes/origin/{branch} {sha}"]
-        if moves:
-            self._git("update-ref", "--stdin", stdin=os.fsencode("\n".join(moves) + "\n"))
+        self.update_refs(moves)
         return bool(moves)
 
     @contextmanager
-    def locked(self) -> Iterator[None]:
+    def locked(self, what: str = "lock") -> Iterator[None]:
         """One fetch, or one push into a checkout, at a time; the lock goes with the process that holds it."""
         deadline = time.monotonic() + NETWORK_TIMEOUT_S
-        with self.path.with_suffix(".lock").open("ab") as file:
+        with self.path.with_suffix(f".{what}").open("ab") as file:
             while True:
                 try:
                     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     break
                 except BlockingIOError:
                     if time.monotonic() > deadline:
-                        raise GitError("fetch", "fatal: another use of this mirror does not end", None) from None
+                        raise GitError(what, "fatal: another use of this mirror does not end", None) from None
                     time.sleep(LOCK_POLL_S)
             yield
 

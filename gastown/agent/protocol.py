@@ -13,6 +13,7 @@ LOG_BYTES = 64 * 1024 * 1024  # kept of one attempt: the first half, and the las
 HEARTBEAT_S = 10.0
 COST_USD = 1e6  # no attempt costs more: a larger number is an error of whoever said it
 CHECKPOINT_S = 300.0
+SNAPSHOT = "Gastown-Snapshot"  # trailer of a commit that holds uncommitted work
 
 
 class Message:
@@ -138,3 +139,7 @@ def wip_ref(bead_id: str, epoch: int) -> str:
 
 def head_ref(bead_id: str, epoch: int) -> str:
     return f"refs/gastown/head/{bead_id}/{epoch}"
+
+
+def archive_ref(bead_id: str, epoch: int) -> str:
+    return f"refs/gastown/archive/{bead_id}/{epoch}"

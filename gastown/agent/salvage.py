@@ -30,18 +30,20 @@ def salvage(
 ) -> list[str]:
     """Keep the work in worktrees of earlier epochs; returns the refs it is under now.
 
-    A worktree whose work cannot be kept stays where it is, and the attempt goes on without it.
+    A worktree whose work cannot be kept stays where it is, and the attempt goes on without it. One salvage at a time,
+    since housekeeping does the same for beads that are over: a look at half a worktree would be kept as deletions.
     """
     kept = []
-    for earlier in leftovers(home, bead_id, epoch):
-        workspace = Workspace(home, mirror, bead_id, earlier, person, note)
-        try:
-            if workspace.save():
-                kept.append(workspace.wip_ref)
-                note(f"kept what attempt {earlier} left uncommitted or unpushed: {workspace.wip_sha}")
-            workspace.remove()
-        except (GitError, OSError) as error:
-            note(f"the worktree of attempt {earlier} stays at {workspace.path}: {error}")
+    with mirror.locked("salvage"):
+        for earlier in leftovers(home, bead_id, epoch):
+            workspace = Workspace(home, mirror, bead_id, earlier, person, note)
+            try:
+                if workspace.save():
+                    kept.append(workspace.wip_ref)
+                    note(f"kept what attempt {earlier} left uncommitted or unpushed: {workspace.wip_sha}")
+                workspace.remove()
+            except (GitError, OSError) as error:
+                note(f"the worktree of attempt {earlier} stays at {workspace.path}: {error}")
     return kept
 
 

@@ -4,17 +4,21 @@ from collections.abc import Sequence
 
 from gastown.agent.git import git
 from gastown.agent.mirror import HEADS, TAGS, Mirror
-from gastown.agent.protocol import wip_ref
+from gastown.agent.protocol import archive_ref, wip_ref
+
+_BY_AGE = ("remote/archive", "remote/wip", "archive", "wip")  # of the same epoch, ours is the newer one
 
 
 def fetch(mirror: Mirror, bead_id: str, previous_epochs: Sequence[int], base: str | None) -> None:
     """Bring the mirror up to date, and with it what other nodes saved of this bead if this one lacks it."""
-    extra = []
-    if previous_epochs and mirror.resolve(wip_ref(bead_id, max(previous_epochs))) is None:
-        # Beside ours, not over them: what was saved here may not have reached the remote.
-        extra.append(f"+refs/gastown/wip/{bead_id}/*:refs/gastown/remote/wip/{bead_id}/*")
+    names: set[str] = set()
+    newest = max(previous_epochs, default=0)
+    if newest and not any(mirror.resolve(name(bead_id, newest)) for name in (wip_ref, archive_ref)):
+        names |= {"wip", "archive"}
     if base and mirror.resolve(base) is None:
-        extra.append(f"+refs/gastown/head/{bead_id}/*:refs/gastown/remote/head/{bead_id}/*")
+        names |= {"head", "archive"}
+    # Beside ours, not over them: what was saved here may not have reached the remote.
+    extra = (f"+refs/gastown/{name}/{bead_id}/*:refs/gastown/remote/{name}/{bead_id}/*" for name in sorted(names))
     mirror.fetch(HEADS, TAGS, *extra)
 
 
@@ -26,20 +30,15 @@ def starting_point(mirror: Mirror, bead_id: str, epoch: int, base: str | None, t
     given = mirror.resolve(base) if base else None
     if epoch <= 1:
         return given or target
-    listed = git(
-        "for-each-ref",
-        "--format=%(refname) %(objectname)",
-        f"refs/gastown/wip/{bead_id}/",
-        f"refs/gastown/remote/wip/{bead_id}/",
-        cwd=mirror.path,
-    )
-    found: dict[tuple[int, bool], str] = {}
+    folders = [f"refs/gastown/{kind}/{bead_id}/" for kind in _BY_AGE]
+    listed = git("for-each-ref", "--format=%(refname) %(objectname)", *folders, cwd=mirror.path)
+    found: dict[tuple[int, int], str] = {}
     for line in listed.splitlines():
         name, sha = line.split()
-        number = name.rpartition("/")[2]
+        folder, _, number = name.rpartition("/")
         if number.isdigit() and int(number) < epoch:
-            found[int(number), "/remote/" not in name] = sha  # of the same epoch, ours is the newer one
-    newest = max(found, default=(0, False))
+            found[int(number), folders.index(f"{folder}/")] = sha
+    newest = max(found, default=(0, 0))
     if given and newest[0] <= base_epoch:
         return given
     return found.get(newest, target)

@@ -14,10 +14,8 @@ from pathlib import Path
 from gastown.agent.git import GitError, git, succeeds
 from gastown.agent.left import keep_left
 from gastown.agent.mirror import Mirror
-from gastown.agent.protocol import head_ref, wip_ref
+from gastown.agent.protocol import SNAPSHOT, head_ref, wip_ref
 from gastown.agent.snapshot import Person, Tree, commit_tree, usable, write_tree
-
-SNAPSHOT = "Gastown-Snapshot"  # trailer of a commit that holds uncommitted work
 
 
 @dataclass(frozen=True)
@@ -60,7 +58,7 @@ class Workspace:
         unfinished = self.path.with_name(f".new-{self.epoch}")
         shutil.rmtree(unfinished, ignore_errors=True)
         self.mirror.clone(unfinished, start, f"gt/{self.bead_id}")
-        if start != target and _is_snapshot(self.mirror, start):
+        if start != target and self.mirror.is_snapshot(start):
             git("reset", "--quiet", "--mixed", "HEAD^1", cwd=unfinished)
             self.start_sha = git("rev-parse", "HEAD", cwd=unfinished).strip()
         self._start_file.write_text(f"{self.start_sha}\n{target}\n")
@@ -247,11 +245,6 @@ def discard(path: Path) -> None:
 
 def one_line(title: str) -> str:
     return " ".join(title.split()) or "Untitled"
-
-
-def _is_snapshot(mirror: Mirror, sha: str) -> bool:
-    message = git("log", "-1", f"--format=%(trailers:key={SNAPSHOT})", sha, cwd=mirror.path)
-    return bool(message.strip())
 
 
 def _has(worktree: Path, ref: str) -> bool:

@@ -22,6 +22,7 @@ from gastown.settings import get_settings
 from gastown.store import attempts, merges, reads, upkeep
 from gastown.store.workers import claimer
 from gastown.tasks.base import poke, publish, send
+from gastown.tasks.repositories import tidy_repositories
 
 log = structlog.get_logger()
 
@@ -32,7 +33,7 @@ _stopping = threading.Event()
 
 @app.task(name="gastown.housekeeping", max_retries=0, soft_time_limit=120, time_limit=150)
 def housekeeping() -> None:
-    """Make the next days' partitions, drop what is older than its retention, retire agents, tidy this node's folders.
+    """Make the next days' partitions, drop what is older than its retention, retire agents, tidy this node.
 
     Each step is on its own: a lock that is held, or a table that is slow, must not keep the disk from being tidied.
     """
@@ -40,6 +41,7 @@ def housekeeping() -> None:
     drop_old()
     _step("retire_agents", partial(_in_batches, upkeep.retire_agents))
     _step("tidy", lambda: tidy(get_settings().home))
+    _step("repositories", lambda: tidy_repositories(get_settings().home, get_settings().archive_days))
 
 
 def drop_old() -> None:
@@ -70,7 +72,7 @@ def _step(name: str, work: Callable[[], object]) -> None:
 def tidy(home: Path) -> None:
     """Remove agents' HOMEs of beads that are over, and folders of attempts as old as the logs that are dropped.
 
-    Worktrees are not touched: each goes when its own work is safe, or the next attempt has salvaged it (G3).
+    Worktrees are not touched: each goes when its own work is safe (G3); see `tidy_repositories`.
     """
     homes = [each.name for each in (home / "homes").glob("*")]
     with transaction() as session:
