@@ -27,6 +27,7 @@ from gastown.refinery.repository import Probe
 from gastown.runtimes import registry
 from gastown.settings import get_settings
 from gastown.store import rigs
+from gastown.store.policies import environment_of
 
 GATES_FILE_BYTES = 256 * 1024
 TAIL_LINES = 20  # of a red gate's output
@@ -198,7 +199,7 @@ def given_changes(name: str, wanted: Wanted, *, progress: Callable[[str], None])
         agent=rig.agent,
         setup=rig.setup,
         gates=of_rig(rig.gates),
-        environment={str(key): str(value) for key, value in rig.environment.items()},
+        environment=environment_of(rig) if wanted.environment is None else {},
         merge_method=rig.merge_method,
         author=rig.author,
     )

@@ -16,6 +16,7 @@ from gastown.presets.environment import capture
 from gastown.refinery.repository import local_path
 from gastown.settings import get_settings
 from gastown.store import rigs
+from gastown.store.policies import environment_of
 
 
 def pick_rig(session: Session, town_id: int, name: str | None) -> Rig:
@@ -47,7 +48,7 @@ def pick_agent(rig: Rig, name: str | None) -> Preset:
     """The preset for a bead of this rig, as `choose_agent` has it. Points out what came after `rig add`."""
     wanted = name or rig.agent
     try:
-        return choose_agent(wanted, {str(key): str(value) for key, value in rig.environment.items()})
+        return choose_agent(wanted, environment_of(rig))
     except UsageError as error:
         try:
             choose_agent(wanted, capture(os.environ))

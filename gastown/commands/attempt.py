@@ -23,7 +23,7 @@ from gastown.store import agents, attempts, beads, heartbeats, limits, merges
 from gastown.store.escalations import asked_cause, raise_once
 from gastown.store.heartbeats import Beaten
 from gastown.store.moves import lock_bead, lock_with_dependants, move, record, set_bead, wake
-from gastown.store.policies import policy_of
+from gastown.store.policies import environment_of, policy_of
 
 STATUS_CHARACTERS = 500
 PHASE = re.compile(r"[a-z_]{1,50}")
@@ -54,7 +54,7 @@ def assignment(session: Session, dispatch_id: UUID, home: Path) -> Assignment:
         repository=rig.repository,
         branch=rig.branch,
         setup=rig.setup,
-        environment={str(key): str(value) for key, value in rig.environment.items()} | preset.environment,
+        environment=environment_of(rig) | preset.environment,
         argv=preset.argv,
         prompt_on_stdin=preset.stdin,
         preset=preset.name,

@@ -19,6 +19,7 @@ from gastown.models import Agent, Bead, Dispatch, Rig
 from gastown.presets import load_preset, require_program
 from gastown.store import attempts, listing
 from gastown.store.moves import lock_beads, record
+from gastown.store.policies import environment_of
 
 FROM_LABEL, FAMILY_LABEL = "from:", "family:"  # from:<bead>:<key>, family:<the bead that a person made>
 BEADS_OF_ONE = 50  # filed by one bead's agents in all its attempts: a long list of findings, not a loop
@@ -97,7 +98,7 @@ def _check(new: NewBead, rig: Rig, home: Path) -> None:
     if new.agent is None:
         return  # `sling` refuses it
     preset = load_preset(new.agent, home)
-    require_program(preset, {str(key): str(value) for key, value in rig.environment.items()})
+    require_program(preset, environment_of(rig))
     if preset.runs_scripts and not new.body.strip():
         what = f"the agent {preset.name} runs a bead's body as a script, and this one has none"
         raise UsageError(what, hint="--body 'commands', -F script.sh, or another --agent")

@@ -44,10 +44,10 @@ def change_town_policy(
     """What changed, in words. In force at the next tick. Raises UsageError when it makes no sense for town or rig."""
     town = _lock_town(session, town_id)
     _check_keys(changes, unset, town.policy, OF_SETTINGS, "put it into gastown.toml: a worker reads it when it starts")
-    before = load_policies(session, town_id).wrong
+    before = load_policies(session, town_id).wrong_numbers
     changed, town.policy = _changed(town.policy, changes, unset)
     session.flush()
-    for rig_id, fault in load_policies(session, town_id).wrong.items():
+    for rig_id, fault in load_policies(session, town_id).wrong_numbers.items():
         if rig_id is None or not before.keys() & {None, rig_id}:  # of a wrong town no rig was known to be right
             raise UsageError(fault, hint="change what contradicts it in the same command; nothing was changed")
     if changed:
@@ -64,7 +64,7 @@ def change_rig_policy(
     _check_keys(changes, unset, rig.policy, OF_TOWN | OF_SETTINGS, "it is of the town: gastown town set --policy ...")
     changed, rig.policy = _changed(rig.policy, changes, unset)
     session.flush()
-    fault = load_policies(session, rig.town_id).wrong.get(rig.id)
+    fault = load_policies(session, rig.town_id).wrong_numbers.get(rig.id)
     if fault is not None:
         raise UsageError(fault, hint="change what contradicts it in the same command; nothing was changed")
     if changed:

@@ -134,7 +134,8 @@ Gate = Callable[[TownView, RigView, str, datetime, Policy], Hold | None]
 
 
 def misconfigured(view: TownView, rig: RigView, preset: str, now: datetime, policy: Policy) -> Hold | None:
-    """The policy of the town or of the rig makes no sense: nothing is started until somebody has put it right."""
+    """The policy of the town or of the rig makes no sense, or the rig's environment is none: nothing is started until
+    somebody has put that right."""
     if view.wrong is not None:
         return Hold(Verdict.MISCONFIGURED, view.wrong)
     return None if rig.wrong is None else Hold(Verdict.MISCONFIGURED, rig.wrong)

@@ -135,7 +135,8 @@ class RigView:
     preset: str = ""  # of beads that name none
     cap_usd: float = 0.0  # what one attempt reserves of the budget
     paused_at: datetime | None = None
-    wrong: str | None = None  # what is wrong with its policy
+    wrong: str | None = None  # what is wrong with its policy, or with its environment
+    no_environment: bool = False  # it is the environment
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -55,6 +55,7 @@ _BY_VERDICT = {
     Verdict.EXHAUSTED: ("a human has to look at why its attempts failed, then retry it", "gastown logs {id}"),
 }
 _DRAINED_BY_HAND = ("somebody drains the node, and has to undo that", "gastown node drain {drained} --undo")
+_NO_ENVIRONMENT = ("somebody has to give the rig an environment anew", "gastown rig set {rig} --environment")
 _BY_HOLD = {
     HoldCode.CONFLICT: (
         "its changes conflict with the target: have its agent work on it once more",
@@ -104,10 +105,12 @@ def advise(
     rig: str = "",
     of_town: bool = False,
     drained: str = "",
+    no_environment: bool = False,
 ) -> Advice:
     """What a person can do about this bead. A verdict that is not known yet has the next tick to wait for.
 
     `of_town`: what is paused or misconfigured is the town, not the rig. `drained`: a node that somebody drains.
+    `no_environment`: what is misconfigured is the rig's environment.
     """
     if status == BeadStatus.FAILED:
         opens, command = _FAILED
@@ -119,6 +122,8 @@ def advise(
         opens, command = _BY_VERDICT[Verdict(verdict)]
         if verdict == Verdict.PAUSED and not of_town:
             command += " --rig {rig}"
+        if verdict == Verdict.MISCONFIGURED and no_environment and not of_town:
+            opens, command = _NO_ENVIRONMENT
         if verdict == Verdict.DRAINING and drained:
             opens, command = _DRAINED_BY_HAND
     else:

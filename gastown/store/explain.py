@@ -128,6 +128,7 @@ def _explain_one(
         repository=rig.repository,
         rig=rig.name,
         drained=town.closed[0].name if town.closed else "",
+        no_environment=town.rigs[rig.id].no_environment,
         of_town=town.paused_at is not None if verdict is Verdict.PAUSED else town.wrong is not None,
     )
     return Explanation(

@@ -65,7 +65,15 @@ def _gates(session: Session, town_id: int, rig: str | None) -> tuple[list[HoldUp
         hold = hold_of(town, row.rig_id, row.agent, now, policies.town)
         of_town = town.paused_at is not None if hold.verdict is Verdict.PAUSED else town.wrong is not None
         drained = town.closed[0].name if town.closed else ""
-        advice = advise(row.example, BeadStatus.OPEN, hold.verdict, rig=row.name, of_town=of_town, drained=drained)
+        advice = advise(
+            row.example,
+            BeadStatus.OPEN,
+            hold.verdict,
+            rig=row.name,
+            of_town=of_town,
+            drained=drained,
+            no_environment=town.rigs[row.rig_id].no_environment,
+        )
         found.append(
             HoldUp(
                 verdict=hold.verdict,

@@ -143,6 +143,7 @@ def _rig_view(row: Any, policies: Policies) -> RigView:
         cap_usd=policy.attempt_cap_usd,
         paused_at=row.rig_paused_at,
         wrong=policies.wrong.get(row.rig_id),
+        no_environment=row.rig_id in policies.environments,
     )
 
 

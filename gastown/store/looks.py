@@ -7,7 +7,9 @@ from sqlalchemy.orm import Session
 
 from gastown.db import gastown_now
 from gastown.models import Event, MergeRequest
-from gastown.states import HoldCode
+from gastown.states import HoldCode, MergeStatus
+from gastown.store.moves import lock_bead, record, wake
+from gastown.store.policies import policy_of
 
 HELD = "merge_held"  # the event that begins a wait
 AT_MOST_S = 300.0  # each look at a remote is a fetch or a push
@@ -17,6 +19,23 @@ CHECKOUT_AT_MOST_S = 30.0  # a look at a checkout is cheap, and whoever cleaned 
 def is_same(request: MergeRequest, code: HoldCode, reason: str) -> bool:
     """Whether it waits for what it waited for already. The words of one outage vary: `after 131 ms`."""
     return request.held_code == code and (code is HoldCode.UNREACHABLE or request.held_reason == reason)
+
+
+def hold_back(session: Session, merge_id: int, reason: str) -> None:
+    """What a merge needs to know is stored wrong, so that nobody could claim it: it is held until that is put right."""
+    request = session.scalar(select(MergeRequest).where(MergeRequest.id == merge_id))
+    bead = None if request is None else lock_bead(session, request.bead_id)
+    if request is None or bead is None:
+        return
+    session.refresh(request)
+    if request.status != MergeStatus.OPEN:
+        return
+    code, known = HoldCode.MERGE_ERROR, is_same(request, HoldCode.MERGE_ERROR, reason)
+    request.look_at = next_look(session, request, code, reason, policy_of(session, request.rig_id).merge_look_s)
+    request.held_code, request.held_reason, request.asked_at = code, reason, None
+    wake(session, bead.id)
+    if not known:
+        record(session, bead.town_id, HELD, reason, actor="refinery", bead_id=bead.id, code=code)
 
 
 def next_look(session: Session, request: MergeRequest, code: HoldCode, reason: str, look_s: float) -> datetime:

@@ -28,7 +28,7 @@ from gastown.store.moves import (
     wake,
     wake_unlocked,
 )
-from gastown.store.policies import policy_of
+from gastown.store.policies import environment_of, policy_of
 from gastown.store.workers import claimed_before
 
 OPEN_REQUESTS = (MergeStatus.OPEN, *MERGING)
@@ -128,7 +128,7 @@ def claim_merge(session: Session, merge_id: int, worker: str) -> MergeOrder | No
         head_ref=head_ref(bead.id, dispatch.epoch),
         setup=rig.setup,
         gates=gates.of_rig(rig.gates),
-        environment={str(key): str(value) for key, value in rig.environment.items()},
+        environment=environment_of(rig),
         method=MergeMethod(rig.merge_method),
         author=rig.author,
         own_staged_sha=request.staged_sha,

@@ -1,7 +1,8 @@
 """The numbers in force: the settings', overridden by the town's, overridden by the rig's.
 
 What is stored may come from an older or a newer version, or from a hand in the database. Overrides that make no sense
-stop nothing but new attempts where they are stored; what runs goes on with the numbers one level up.
+stop nothing but new attempts where they are stored; what runs goes on with the numbers one level up. So does an
+environment of a rig that is none.
 """
 
 import json
@@ -9,9 +10,10 @@ from dataclasses import dataclass, field, fields
 from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from gastown.errors import Refused
 from gastown.models import Rig, Town
 from gastown.reconcile.policy import Policy
 from gastown.settings import get_settings
@@ -37,11 +39,17 @@ _KNOWN = frozenset(each.name for each in fields(Policy))
 
 @dataclass(frozen=True, kw_only=True)
 class Policies:
-    """Of a town and each of its rigs. `wrong` says what is wrong with the overrides of the town (None) or of a rig."""
+    """Of a town and each of its rigs. `wrong` says what is wrong with what is stored of the town (None) or of a rig."""
 
     town: Policy
     rigs: dict[int, Policy]
     wrong: dict[int | None, str] = field(default_factory=dict)
+    environments: frozenset[int] = frozenset()  # rigs of which not the policy is wrong, but the environment
+
+    @property
+    def wrong_numbers(self) -> dict[int | None, str]:
+        """What is wrong with overrides alone."""
+        return {key: fault for key, fault in self.wrong.items() if key not in self.environments}
 
     def wrong_for(self, rig_id: int) -> str | None:
         """Why nothing is started on this rig; None: its numbers make sense."""
@@ -51,7 +59,7 @@ class Policies:
 def load_policies(session: Session, town_id: int) -> Policies:
     """One query, whatever the number of beads. Never raises for what is stored."""
     rows = session.execute(
-        select(Town.name, Town.policy, Rig.id, Rig.name, Rig.policy)
+        select(Town.name, Town.policy, Rig.id, Rig.name, Rig.policy, func.jsonb_typeof(Rig.environment))
         .outerjoin(Rig, Rig.town_id == Town.id)
         .where(Town.id == town_id)
         .order_by(Rig.id)
@@ -61,14 +69,35 @@ def load_policies(session: Session, town_id: int) -> Policies:
     wrong: dict[int | None, str] = {} if fault is None else {None: f"policy of town {town_name}: {fault}"}
     of_town = overrides if fault is None else {}
     rigs = {}
-    for _town, _overrides, rig_id, rig_name, own in rows:
+    environments = set()
+    for _town, _overrides, rig_id, rig_name, own, environment in rows:
         if rig_id is None:
             continue
         numbers, fault = parse(of_town, own)
         rigs[rig_id] = numbers if fault is None else town
         if fault is not None and None not in wrong:  # with a wrong town, what a rig builds on is not known
             wrong[rig_id] = f"policy of rig {rig_name}: {fault}"
-    return Policies(town=town, rigs=rigs, wrong=wrong)
+        elif environment != "object" and None not in wrong:
+            wrong[rig_id] = f"environment of rig {rig_name}: {_no_environment(environment)}"
+            environments.add(rig_id)
+    return Policies(town=town, rigs=rigs, wrong=wrong, environments=frozenset(environments))
+
+
+def environment_of(rig: Rig) -> dict[str, str]:
+    """What its agents, set-up and gates get. Raises Refused for what is none, with which nothing is started."""
+    stored: object = rig.environment
+    if not isinstance(stored, dict):
+        kind = next((name for name, known in _JSON.items() if isinstance(stored, known)), "null")
+        what = f"environment of rig {rig.name}: {_no_environment(kind)}"
+        raise Refused(what, hint=f"gastown rig set {rig.name} --environment")
+    return {str(key): str(value) for key, value in stored.items()}
+
+
+_JSON: dict[str, Any] = {"array": list, "string": str, "boolean": bool, "number": (int, float)}
+
+
+def _no_environment(kind: str | None) -> str:
+    return f"a JSON {kind or 'null'} is stored, and ought to be an object such as {{}}"
 
 
 def policy_of(session: Session, rig_id: int) -> Policy:

@@ -11,12 +11,12 @@ import structlog
 
 from gastown.celery_app import app
 from gastown.db import in_transaction
-from gastown.errors import DatabaseUnavailable, TemporaryError
+from gastown.errors import DatabaseUnavailable, Refused, TemporaryError
 from gastown.refinery import merging
 from gastown.runtimes import registry
 from gastown.settings import get_settings
 from gastown.states import HoldCode, MergeStatus
-from gastown.store import gate_runs, merges
+from gastown.store import gate_runs, looks, merges
 from gastown.store.merges import MergeOrder
 from gastown.store.workers import claimer
 from gastown.tasks import shutdown
@@ -81,7 +81,13 @@ class Lease:
 def merge(self: Any, merge_id: int) -> None:
     """Merge one request into its target, if it is next and nobody else is at it."""
     worker = claimer(self.request.hostname or "")
-    order = in_transaction(lambda session: merges.claim_merge(session, merge_id, worker))
+    try:
+        order = in_transaction(lambda session: merges.claim_merge(session, merge_id, worker))
+    except Refused as error:
+        reason = str(error)
+        in_transaction(lambda session: looks.hold_back(session, merge_id, reason))
+        poke()
+        return
     if order is None:
         log.info("merge_not_ours", merge_request=merge_id)
         return

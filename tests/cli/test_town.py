@@ -58,6 +58,10 @@ def test_what_was_stored_wrong_is_said_everywhere_and_stops_no_command(gastown: 
     assert "from_tomorrow = 1" in gastown("town", "show").out
     assert gastown("town", "set", "--unset", "from_tomorrow").code == 0
     assert gastown("rig", "set", "web", "--policy", "heartbeat_s=5").code == 0
+    assert "WRONG    nothing is started: environment of rig web: a JSON number" in gastown("town", "show").out
+    assert "environment of rig web" in gastown("rig", "show", "web").out
+    with transaction() as session:
+        a_rig(session, name="web").environment = {}
     assert "WRONG" not in gastown("town", "show").out
 
 

@@ -1,12 +1,23 @@
 """The numbers in force, also where what is stored makes no sense."""
 
-import pytest
+from pathlib import Path
 
+import pytest
+from sqlalchemy import select
+
+from gastown.commands import attempt
 from gastown.db import transaction
-from gastown.models import Town
+from gastown.errors import Refused
+from gastown.models import MergeRequest, Rig, Town
 from gastown.reconcile.policy import Policy
+from gastown.states import DispatchStatus
+from gastown.store.explain import explain
+from gastown.store.holdups import summarise
 from gastown.store.policies import load_policies, policy_of, town_policy
-from tests.builders import a_rig
+from gastown.tasks.merge import merge
+from tests.builders import a_bead, a_rig, an_attempt, now
+from tests.races import committed
+from tests.ticks import live, tick
 
 NONSENSE = [
     (7, "7 is stored"),
@@ -56,3 +67,34 @@ def test_a_rig_of_a_wrong_town_is_not_blamed_for_it(town: Town) -> None:
         a_rig(session).policy = {"heartbeat_s": 60}
     with transaction() as session:
         assert set(load_policies(session, town.id).wrong) == {None}
+
+
+@pytest.mark.parametrize(("stored", "kind"), [(3, "number"), (None, "null"), (["A"], "array"), ("A=1", "string")])
+def test_an_environment_that_is_none_starts_nothing_and_is_named(town: Town, stored: object, kind: str) -> None:
+    """Else each attempt would fail to get its work, as the machine's fault, for ever."""
+    with transaction() as session:
+        rig, other = a_rig(session), a_rig(session, name="other")
+        rig.environment = stored  # type: ignore[assignment]
+        beads = [a_bead(session, each) for each in (rig, other)]
+        stuck = an_attempt(session, DispatchStatus.STARTING, rig=rig)
+        done = an_attempt(session, DispatchStatus.SUCCEEDED, rig=rig)
+        request = session.scalars(select(MergeRequest).where(MergeRequest.dispatch_id == done.id)).one()
+    tick()
+    assert {each.bead_id for each in live()} == {beads[1].id, stuck.bead_id}
+    with transaction() as session:
+        said, *_ = explain(session, town.id, [beads[0].id])
+        summed = [each for each in summarise(session, town.id).holdups if each.verdict == "misconfigured"]
+    why = f"environment of rig rig: a JSON {kind} is stored, and ought to be an object such as {{}}"
+    assert (said.verdict, said.reason, said.command) == ("misconfigured", why, "gastown rig set rig --environment")
+    assert [(each.reason, each.command, each.needs_you) for each in summed] == [(why, said.command, True)]
+    with pytest.raises(Refused, match="ought to be an object"):
+        committed(lambda session: attempt.assignment(session, stuck.id, Path()))
+    for _ in range(2):
+        merge(request.id)
+    held = now(request)
+    assert (held.status, held.held_code, held.held_reason) == ("open", "merge_error", why)
+    assert held.look_at is not None
+    with transaction() as session:
+        session.get_one(Rig, rig.id).environment = {}
+    tick()
+    assert beads[0].id in {each.bead_id for each in live()}
