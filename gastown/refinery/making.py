@@ -15,7 +15,7 @@ SUBJECT_CHARS = 200
 SHOWN_PATHS = 10
 SHOWN_SUBJECTS = 50  # of squashed commits, in the message
 BEAD, DISPATCH, HEAD = "Gastown-Bead", "Gastown-Dispatch", "Gastown-Head"
-_OURS = re.compile(rf"^({BEAD}|{DISPATCH}|{HEAD}):", re.IGNORECASE)
+_OURS = re.compile(rf"({BEAD}|{DISPATCH}|{HEAD})\s*[:=#]", re.IGNORECASE)  # git takes more than it writes
 # Whatever a person's configuration says about rebases. Their options are newer than the oldest git that works here.
 _REBASE = ("rebase.updateRefs=false", "rebase.rebaseMerges=false", "rebase.missingCommitsCheck=ignore")
 
@@ -152,17 +152,18 @@ def _rebase(job: MergeJob, worktree: Path, base: str) -> str:
     settings = [part for setting in _REBASE for part in ("-c", setting)]
     options = ("--quiet", "--merge", "--empty=drop", "--reapply-cherry-picks", "--no-autosquash", "--no-autostash")
     git(*settings, "rebase", *options, base, job.head_sha, cwd=worktree, env=_committer(job))
-    commits = git("rev-list", "--reverse", f"{base}..HEAD", cwd=worktree).split()
+    form = "--format=%T%n%an%n%ae%n%ad%n%B"
+    log = _log(worktree, "-z", "--reverse", "--encoding=UTF-8", "--date=raw", form, f"{base}..HEAD")
+    commits = log.split("\0")[:-1]  # each ends with one
     tip = base
-    for number, sha in enumerate(commits, 1):
-        tip = _with_trailers(job, worktree, sha, tip, last=number == len(commits))
+    for number, fields in enumerate(commits, 1):
+        tip = _with_trailers(job, worktree, fields, tip, last=number == len(commits))
     git("checkout", "--quiet", "-B", job.target, tip, "--", cwd=worktree)
     return tip
 
 
-def _with_trailers(job: MergeJob, worktree: Path, sha: str, parent: str, *, last: bool) -> str:
+def _with_trailers(job: MergeJob, worktree: Path, fields: str, parent: str, *, last: bool) -> str:
     """The same commit on another parent, with our trailers and no others of that name: its agent wrote the message."""
-    fields = _log(worktree, "-1", "--encoding=UTF-8", "--date=raw", "--format=%T%n%an%n%ae%n%ad%n%B", sha)
     tree, name, mail, date, message = fields.split("\n", 4)
     kept = "\n".join(line for line in message.split("\n") if not _OURS.match(line)).strip() or f"Work on {job.bead_id}"
     given = (part for line in _trailers(job, last=last).splitlines() for part in ("--trailer", line))

@@ -153,12 +153,14 @@ def test_part_of_a_rebase_is_not_all_of_it(bare: Rig) -> None:
     assert shown(bare, "%s") == ["more of gt-1", "work on gt-1", "first"]
 
 
-def test_words_of_an_agent_do_not_make_it_merged(bare: Rig) -> None:
+@pytest.mark.parametrize("colon", [":", " :"])
+def test_words_of_an_agent_do_not_make_it_merged(bare: Rig, colon: str) -> None:
     """Its commits come to the target's own line with a rebase, and say what they like."""
     victim = work(bare, "gt-2", SQUASH, {"victim": "1\n"}, dispatch_id="0b0b")
     job = bare.work("gt-1", {"one": "1\n"})
     clone = bare.scratch / "gt-1"
-    forged = f"x\n\nGastown-Bead: gt-2\nGastown-Dispatch: 0b0b\nGastown-Head: {victim.head_sha}"
+    said = f"{colon} 0b0b\nGastown-Head{colon} {victim.head_sha}"
+    forged = f"Gastown-Head: {victim.head_sha} is mine\n\nGastown-Bead: gt-2\nGastown-Dispatch{said}"
     job = replace(job, head_sha=commit(clone, {"two": "2\n"}, forged), method=REBASE)
     bare.mirror.keep(clone, f"+{job.head_sha}:{job.head_ref}")
     push(job, prepared(bare, job))
