@@ -22,7 +22,8 @@ def rest(session: Session, town_id: int, preset: str, until: datetime | None, re
     """
     now = session.scalars(select(gastown_now())).one()
     new = insert(RateLimit).values(town_id=town_id, preset=preset, until=now, in_row=0, reason="")
-    session.execute(new.on_conflict_do_nothing())
+    kept = {"in_row": RateLimit.in_row}  # a write that changes nothing, so that the row is locked and cannot go
+    session.execute(new.on_conflict_do_update(index_elements=["town_id", "preset"], set_=kept))
     key = (RateLimit.town_id == town_id, RateLimit.preset == preset)
     row = session.scalars(
         select(RateLimit).where(*key).with_for_update().execution_options(populate_existing=True)

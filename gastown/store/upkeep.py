@@ -7,7 +7,7 @@ from sqlalchemy import delete, func, select, text
 from sqlalchemy.orm import Session
 
 from gastown.db import gastown_now
-from gastown.models import Agent, DecisionRow, Event, Town
+from gastown.models import Agent, DecisionRow, Escalation, Event, RateLimit, Town
 from gastown.reconcile.policy import Policy
 from gastown.settings import get_settings
 from gastown.states import AgentStatus
@@ -18,6 +18,8 @@ AHEAD_DAYS = 7
 LOG_DAYS = 14
 DECISION_DAYS = 30
 EVENT_DAYS = 90
+ESCALATION_DAYS = 90  # after they were settled; open ones stay
+RATE_LIMIT_DAYS = 30  # after the pause ended: a next one is a first one again
 BATCH = 1000  # rows of one transaction: far below the 5 s that a statement has
 
 
@@ -74,6 +76,20 @@ def _delete(session: Session, model: type[DecisionRow | Event], days: int) -> in
     return len(session.execute(statement.execution_options(synchronize_session=False)).all())
 
 
+def delete_escalations(session: Session) -> int:
+    old = Escalation.settled_at < gastown_now() - timedelta(days=ESCALATION_DAYS)
+    some = select(Escalation.id).where(old).order_by(Escalation.id).limit(BATCH)
+    statement = delete(Escalation).where(Escalation.id.in_(some), old).returning(Escalation.id)
+    return len(session.execute(statement.execution_options(synchronize_session=False)).all())
+
+
+def delete_rate_limits(session: Session) -> int:
+    """All at once: there is one for each preset of a town at most."""
+    old = RateLimit.until < gastown_now() - timedelta(days=RATE_LIMIT_DAYS)
+    statement = delete(RateLimit).where(old).returning(RateLimit.preset)
+    return len(session.execute(statement.execution_options(synchronize_session=False)).all())
+
+
 def retire_agents(session: Session) -> int:
     """Agents that nobody needed for as long as their town says, at most BATCH of them; how many. Their names are free.
 
@@ -90,7 +106,13 @@ def retire_agents(session: Session) -> int:
     return retired
 
 
-DELETIONS: tuple[Callable[[Session], int], ...] = (delete_chunks, delete_decisions, delete_events)
+DELETIONS: tuple[Callable[[Session], int], ...] = (
+    delete_chunks,
+    delete_decisions,
+    delete_events,
+    delete_escalations,
+    delete_rate_limits,
+)
 
 
 def _oldest_day(session: Session) -> date:

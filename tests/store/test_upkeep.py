@@ -9,13 +9,13 @@ from sqlalchemy import func, select, text
 from sqlalchemy.orm import Session
 
 from gastown.db import transaction
-from gastown.models import Agent, DecisionRow, Event, LogChunk, Rig, Town
+from gastown.models import Agent, DecisionRow, Escalation, Event, LogChunk, RateLimit, Rig, Town
 from gastown.reconcile.policy import Policy
 from gastown.states import DispatchStatus
-from gastown.store import upkeep
+from gastown.store import escalations, limits, upkeep
 from gastown.store.moves import record
 from gastown.tasks import housekeeping
-from tests.builders import a_bead, a_rig, an_agent, an_attempt
+from tests.builders import a_bead, a_rig, a_town, an_agent, an_attempt
 from tests.conftest import Clock
 from tests.races import committed
 from tests.views import NOON
@@ -68,6 +68,34 @@ def test_logs_go_after_14_days(clock: Clock, in_partition: bool) -> None:
     clock.advance(86_400)
     housekeeping.drop_old()
     assert days_kept() == days[1:]
+
+
+def test_settled_escalations_go_after_90_days_and_pauses_after_30(clock: Clock) -> None:
+    def write(session: Session) -> None:
+        town = a_town(session)
+        for cause in ("open", "settled"):
+            escalations.raise_once(session, town.id, cause, "look at this")
+        limits.rest(session, town.id, "shell", None, "too many")
+
+    def left() -> tuple[list[str], list[str]]:
+        with transaction() as session:
+            causes = session.scalars(select(Escalation.cause).order_by(Escalation.id)).all()
+            return list(causes), list(session.scalars(select(RateLimit.preset)))
+
+    committed(write)
+    clock.advance(upkeep.RATE_LIMIT_DAYS * 86_400)
+    committed(lambda session: escalations.settle(session, a_town(session).id, "settled"))
+    housekeeping.drop_old()
+    assert left() == (["open", "settled"], ["shell"])
+    clock.advance(86_400)
+    housekeeping.drop_old()
+    assert left() == (["open", "settled"], [])
+    clock.advance((upkeep.ESCALATION_DAYS - 1) * 86_400)
+    housekeeping.drop_old()
+    assert left()[0] == ["open", "settled"]
+    clock.advance(1)
+    housekeeping.drop_old()
+    assert left()[0] == ["open"]
 
 
 def test_decisions_go_after_30_days_and_events_after_90(clock: Clock) -> None:
