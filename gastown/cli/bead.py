@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy.orm import Session
 
-    from gastown.store.listing import AttemptRow, BeadRow
+    from gastown.store.listing import BeadRow
 
 app = typer.Typer()
 bead = typer.Typer(no_args_is_help=True, help="Pieces of work.")
@@ -24,6 +24,8 @@ Everything = Annotated[bool, typer.Option("--all", help="Closed ones as well.")]
 Again = Annotated[bool, typer.Option("--again", help="Have its agent work on it once more, from its own commits.")]
 By = Annotated[list[str], typer.Option("--by", metavar="BEAD", help="The bead to wait for; several are possible.")]
 Reason = Annotated[str, typer.Option("--reason", "-m", help="Why: others will read it.")]
+Restore = Annotated[int | None, typer.Option("--restore", metavar="N", help="Make a branch of attempt N's work.")]
+NewBranch = Annotated[str | None, typer.Option("--branch", metavar="NAME", help="Its name; default: BEAD-N.")]
 
 
 @bead.command("list")
@@ -80,22 +82,23 @@ def show_bead(bead_id: BeadId, as_json: AsJson = False) -> None:
 
 
 @app.command()
-def attempts(bead_id: BeadId, as_json: AsJson = False) -> None:
-    """Show each attempt on a bead, and how it ended."""
-    from gastown.cli import beads, screen
-    from gastown.cli.ask import ask
-    from gastown.store import listing
-    from gastown.store.beads import get_bead
+def attempts(bead_id: BeadId, restore: Restore = None, branch: NewBranch = None, as_json: AsJson = False) -> None:
+    """Show each attempt on a bead, how it ended, and the work that is kept of it; or get that work back."""
+    from gastown.cli import beads, kept, screen
+    from gastown.errors import UsageError
 
-    def read(session: "Session", town_id: int) -> "list[AttemptRow]":
-        return listing.list_attempts(session, get_bead(session, bead_id, town_id).id)
-
-    rows = ask(read)
+    if restore is not None:
+        answer = kept.restore(bead_id, restore, branch)
+        return screen.print_json(answer) if as_json else kept.print_restored(answer)
+    if branch is not None:
+        raise UsageError("--branch names what --restore makes", hint=f"gastown attempts {bead_id} --restore N")
+    found = kept.attempts_of(bead_id)
     if as_json:
-        return screen.print_json(rows)
-    if not rows:
+        return screen.print_json([each.to_json() for each in found])
+    if not found:
         return screen.say(f"no attempt on {bead_id} yet\nnext: gastown why {bead_id}")
-    return beads.print_attempts(rows)
+    beads.print_attempts([each.row for each in found])
+    return kept.print_work(found)
 
 
 @bead.command()
