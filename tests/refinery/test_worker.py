@@ -14,7 +14,7 @@ from gastown.errors import Refused
 from gastown.gates import Gate, stored
 from gastown.models import Bead, BeadDependency, MergeRequest
 from gastown.models import Rig as RigRow
-from gastown.refinery.merging import Prepared
+from gastown.refinery.merging import Prepared, Pushed, prepare, push
 from gastown.states import HoldCode, MergeStatus
 from gastown.store import merges
 from gastown.store.detail import bead_detail
@@ -206,3 +206,26 @@ def test_a_squash_or_rebase_from_claim_to_record(
     tick()
     with transaction() as session:
         assert session.get_one(Bead, waiting.id).status == "in_progress"
+
+
+@pytest.mark.parametrize("known", ["by its commit", "by its trailers"])
+@pytest.mark.parametrize("method", ["squash", "rebase"])
+def test_killed_between_push_and_record(
+    checkout: Rig, request_: MergeRequest, clock: Clock, method: str, known: str
+) -> None:
+    """One commit on the target, and the row names it: from the row, or, once that was queued anew, from the target."""
+    with transaction() as session:
+        session.execute(update(RigRow).values(merge_method=method))
+    order, onto = claim(request_), head(checkout.remote)
+    job = task._job(order)
+    prepared = prepare(job, checkout.runtime, checkout.steps.append, lambda: False)
+    assert isinstance(prepared, Prepared)
+    assert in_transaction(lambda session: merges.begin_push(session, order, prepared.merge_sha, onto))
+    assert push(job, prepared) == Pushed()
+    if known == "by its trailers":
+        assert in_transaction(lambda session: merges.requeue(session, order, "as if the target had moved"))
+    clock.advance(45)
+    merge.run(request_.id)
+    assert (now(request_).status, now(request_).merged_sha) == (MergeStatus.CLOSED, prepared.merge_sha)
+    assert bead(request_).resolution == "merged"
+    assert git("rev-list", "--count", f"{onto}..main", cwd=checkout.remote).strip() == "1"
