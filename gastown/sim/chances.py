@@ -15,7 +15,8 @@ Chance = tuple[float, str]
 
 # what is worth a step: most of a history would be upkeep otherwise
 ACTORS = {"tick": 3.0, "inspect": 1.5, "resync": 1.5}
-BEATS = {"reconcile": 0.5, "inspect": 0.15, "sweep": 0.1, "resync": 0.03, "housekeeping": 0.0}
+BEATS = {"reconcile": 0.5, "inspect": 0.15, "sweep": 0.3, "resync": 0.03, "housekeeping": 0.0}
+SWEEP = (" *", " True")
 MESSAGES = {"tick": 1.2, "inspect": 0.5, "resync": 0.3}
 STATEMENTS = (1, 2, 3, 4, 5, 6, 8, 10, 13, 17, 22)
 JUMPS = ((1, 2.0), (5, 1.0), (20, 0.4), (60, 0.3), (400, 0.03), (4000, 0.004))  # seconds, weight
@@ -99,7 +100,8 @@ class Chances:
     def _messages(self) -> Iterator[Chance]:
         for message in self.world.broker.waiting():
             for worker in self.world.fleet.takers(message)[:2]:
-                yield MESSAGES.get(message.label.partition(" ")[0], 4.0), f"deliver {message.label} to {worker.name}"
+                weight = 4.0 if message.label.endswith(SWEEP) else MESSAGES.get(message.label.partition(" ")[0], 4.0)
+                yield weight, f"deliver {message.label} to {worker.name}"
             if self.world.faults_on and self.mood.losses:
                 yield 0.04 * self.mood.losses, f"drop {message.label}"
                 yield 0.06 * self.mood.losses, f"double {message.label}"

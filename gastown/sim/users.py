@@ -77,6 +77,8 @@ class Users:
                 return [name for name, row in of.items() if row["resolution"] == "canceled" or row["not_before"]]
             case "again":
                 return [name for name, row in of.items() if row["status"] == "in_review"]
+            case "cancel":
+                return [name for name, row in of.items() if row["status"] in ("in_progress", "in_review")]
             case _:
                 return [name for name, row in of.items() if row["status"] == "in_progress"]
 
