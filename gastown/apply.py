@@ -54,7 +54,10 @@ log = structlog.get_logger()
 REFUSED_DELAY = timedelta(seconds=30)  # of a bead whose actions the database does not take
 BUSY_DELAY = timedelta(seconds=1)  # of a bead whose actions need a row that somebody else is at
 # A batch holds many beads, so nobody may keep it waiting for the rows beside them, such as those that wait for one.
-IMPATIENT, PATIENT = text("SET LOCAL lock_timeout = '100ms'"), text("SET LOCAL lock_timeout TO DEFAULT")
+IMPATIENT = text("""
+    SELECT setting, set_config(name, CASE WHEN setting::int BETWEEN 1 AND 100 THEN setting ELSE '100' END, true)
+    FROM pg_settings WHERE name = 'lock_timeout'""")  # in ms; what it was before
+PATIENT = text("SELECT set_config('lock_timeout', :before, true)")
 
 Decided = tuple[LoadedBead, BeadView, Decision]
 
@@ -115,10 +118,10 @@ def _carry_out(session: Session, acting: Sequence[Decided], policies: Mapping[in
     if batch.stalls:
         _must(len(endings.note_stalls(session, batch.stalls)) == len(batch.stalls))
     if batch.rare:
-        session.execute(IMPATIENT)
+        before = session.execute(IMPATIENT).one().setting
         for bead, action in batch.rare:
             _carry_out_rare(session, bead, action)
-        session.execute(PATIENT)
+        session.execute(PATIENT, {"before": before})
     if batch.asked_merges:
         merges.note_asked(session, *batch.asked_merges)
     if batch.starts:

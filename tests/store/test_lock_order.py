@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import select, text
 from sqlalchemy.orm import Session
 
 from gastown.agent.protocol import Done
@@ -21,7 +21,7 @@ from tests.checks import check_invariants
 from tests.conftest import Clock
 from tests.races import Thread, committed, wait_until_blocked
 from tests.store.merging import MERGED, asked, claim, make, push
-from tests.ticks import live, tick, verdict_of
+from tests.ticks import batch, live, tick, verdict_of
 from tests.views import after
 
 UNUSABLE = FailureCode.PRESET_UNUSABLE
@@ -85,6 +85,16 @@ def test_a_bead_whose_neighbour_is_busy_is_failed_later_and_alone(town: Town, cl
     tick()
     assert now(failing).status == BeadStatus.FAILED
     assert verdict_of(dependant) == "blocker_failed"
+
+
+def test_a_tick_is_impatient_for_a_moment_only(town: Town) -> None:
+    """What comes after it in the same transaction, the nodes' rows for one, is worth a wait again."""
+    hopeless = committed(lambda session: an_attempt(session, DispatchStatus.FAILED, code=UNUSABLE)).bead_id
+    committed(lambda session: set_bead(session, hopeless, failure_class="config", failure_code=UNUSABLE))
+    with transaction() as session:
+        batch(session, town)
+        assert session.get_one(Bead, hopeless, populate_existing=True).status == BeadStatus.FAILED
+        assert session.scalar(text("SHOW lock_timeout")) == "2s"
 
 
 # --- what ends a bead, or opens it again, locks it together with those that wait for it, in the one order
