@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
+    from gastown.cli.townwide import Townwide
     from gastown.embedded.status import StackStatus
     from gastown.settings import Settings
 
@@ -63,7 +64,9 @@ def status(as_json: AsJson = False) -> None:
     settings = get_settings()
     now = read(settings.home)
     if as_json:
-        typer.echo(json.dumps(asdict(now) | {"home": str(settings.home)}, indent=2))
+        town = _read_town() if now.is_up else None
+        more = {"home": str(settings.home), "town": None if town is None else asdict(town)}
+        typer.echo(json.dumps(asdict(now) | more, indent=2))
     else:
         _print_stack(now, settings)
     if not now.is_up:
@@ -99,15 +102,23 @@ def _print_stack(now: "StackStatus", settings: "Settings") -> None:
     _print_town()
 
 
-def _print_town() -> None:
-    """How the work stands, unless the database is away: then what runs is all there is to say."""
+def _read_town() -> "Townwide | None":
+    """How the work stands; None when the database is away: then what runs is all there is to say."""
     from gastown.cli import townwide
     from gastown.errors import DatabaseUnavailable
 
     try:
-        now = townwide.read()
+        return townwide.read()
     except DatabaseUnavailable:
+        return None
+
+
+def _print_town() -> None:
+    now = _read_town()
+    if now is None:
         return
     typer.echo(f"  {'town':<9} {now.words()}")
+    for each in now.troubles:
+        typer.echo(f"  {'trouble':<9} {each}")
     if now.next_command:
         typer.echo(f"next: {now.next_command}")

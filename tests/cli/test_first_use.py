@@ -1,6 +1,7 @@
 """What somebody sees who uses Gastown for the first time, on a terminal of 80 columns."""
 
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -9,10 +10,10 @@ from gastown import db, settings
 from gastown.cli import running, stack, townwide
 from gastown.cli.running import Run
 from gastown.db import gastown_now, transaction
-from gastown.models import Bead, DecisionRow
+from gastown.models import Bead, DecisionRow, Service
 from gastown.states import BeadStatus, DispatchStatus, Resolution
 from gastown.store.moves import record
-from tests.builders import a_bead, a_node, a_rig, an_attempt, the_api_is_there
+from tests.builders import a_bead, a_node, a_rig, a_town, an_attempt, the_api_is_there
 from tests.cli.conftest import Gastown
 
 LONG = "waits for gt-00001, which has to be merged before anything else of this can be looked at by anybody"
@@ -104,7 +105,7 @@ def test_the_town_in_one_line(gastown: Gastown) -> None:
         a_bead(session)
         a_bead(session, status=BeadStatus.FAILED)
         a_bead(session, status=BeadStatus.CLOSED)
-    assert townwide.read().words() == "not paused; 1 running, 1 ready, 1 waiting, 1 needs you"
+    assert townwide.read().words() == "not paused; 1 of 4 attempts run, 1 ready, 1 waiting, 1 needs you"
     gastown("pause")
     now = townwide.read()
     assert now.paused.startswith("paused since ")
@@ -112,6 +113,36 @@ def test_the_town_in_one_line(gastown: Gastown) -> None:
     gastown("resume")
     gastown("pause", "--rig", "rig")
     assert townwide.read().paused == "paused: rig rig"
+
+
+def test_what_is_silent_shut_or_drained_is_said_with_the_status(
+    gastown: Gastown, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with transaction() as session:
+        the_api_is_there(session)
+        a_node(session)
+    assert townwide.read().troubles == ()
+    with transaction() as session:
+        session.get_one(Service, "api").alive_at = gastown_now() - timedelta(minutes=1)
+        town = a_town(session)
+        town.breaker_opened_at, town.breaker_reason = gastown_now(), "8 starts failed"
+        long_ago = gastown_now() - timedelta(days=3)
+        a_node(session, "gone", heartbeat_at=long_ago)
+        missed = a_node(session, "missed", heartbeat_at=long_ago)
+        an_attempt(session, node=missed)
+        an_attempt(session, node=a_node(session, "off", heartbeat_at=gastown_now() - timedelta(hours=1)))
+        a_node(session, "shut", closed_at=gastown_now())
+        for _ in range(3):
+            an_attempt(session, DispatchStatus.ROLLED_BACK, node=a_node(session, "bad"))
+    stack._print_town()
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    said = [" ".join(words[1:]) for words in lines if words[0] == "trouble"]
+    begins = ["the API is silent", "the breaker is open since", "node bad rests", "node missed is silent since"]
+    begins += ["node off is silent since", "node shut is drained: gastown node drain shut --undo"]
+    assert all(any(each.startswith(words) for each in said) for words in begins), said
+    assert len(said) == len(begins)
+    assert "with 1 of its attempts live" in next(each for each in said if "missed" in each)
+    assert "8 starts failed" in said[1]
 
 
 def test_a_town_whose_database_is_away_is_left_out(
