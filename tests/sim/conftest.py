@@ -20,7 +20,7 @@ def sim_server() -> Iterator[Server]:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if Path(__file__).parent in item.path.parents:
-            item.add_marker(pytest.mark.timeout(600))
+            item.add_marker(pytest.mark.timeout(1200))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
