@@ -58,9 +58,8 @@ def test_a_life(own_home: Path, port: int) -> None:
 
     now = gastown("status")
     assert now.returncode == 0
-    assert all(
-        f"  {name}" in now.stdout for name in ("redis", "postgres", "control", "worker", "merge", "beat", "api", "url", "town")
-    )
+    names = ("redis", "postgres", "control", "worker", "merge", "beat", "api", "url", "town")
+    assert all(f"  {name}" in now.stdout for name in names)
     assert gastown("db", "upgrade").stdout == "the database is up to date\n"
 
     attempt = ProcessRuntime(own_home)
