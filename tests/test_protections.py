@@ -1,5 +1,9 @@
 """Each protection of the dispatch protocol's model, and the tests that fail without it.
 
+Besides these tests of one protection each, `tests/model` drives the product and the model with the same histories, and
+takes protections out of the product. `tests/flows/test_matrix.py` plays every outcome of a start with real processes.
+`tests/sim` lets everything go wrong by chance, and notices each fault that is put in on purpose.
+
 The model (an executable specification, 22 protections, every interleaving up to a bound) shows in a shortest trace what
 breaks without each. Two of them have no counterpart to switch off: `permit_checked` (there is no push permit;
 what is merged is the head that a served `done` recorded) and `no_stalled_status` (there is no such status to store).
@@ -8,6 +12,9 @@ what is merged is the head that a served `done` recorded) and `no_stalled_status
 import importlib
 
 import pytest
+
+from gastown.sim.mutants import MUTANTS as SIMULATED
+from tests.model.mutants import MUTANTS as MODELLED
 
 PROTECTIONS = {
     "row_lock": [
@@ -56,6 +63,43 @@ PROTECTIONS = {
         "store.test_merges.test_cancel_and_push_at_once",
     ],
 }
+
+
+# Not taken out in tests/model: races, the supervisor's, and what the product does not have. docs/refinement.md has why.
+NOT_MODELLED = {
+    "row_lock",
+    "unique_index",
+    "permit_checked",
+    "calls_check_bead",
+    "cleanup_unhooks",
+    "no_stalled_status",
+    "wip_without_permit",
+}
+BY_CHANCE = {  # those that tests/sim takes out as well, and notices
+    "adopt_checks_epoch": "a fence that forgets newer epochs",
+    "rollback_guarded": "a roll-back that touches the bead though it hit nothing",
+    "rollback_before_running": "a roll-back of what runs",
+    "stop_only_fenced": "a sweep that ends what lives",
+    "done_repeatable": "a done that cannot be repeated",
+    "wip_without_permit": "work that is forgotten with the report",
+}
+TOGETHER = (
+    "model.test_refinement.test_the_product_goes_where_the_specification_goes",
+    "model.test_refinement.test_a_product_without_a_protection_goes_elsewhere",
+    "flows.test_matrix.test_cell",
+    "sim.test_simulation.test_fresh_seeds_break_nothing",
+    "sim.test_mutants.test_a_mutant_is_noticed",
+)
+
+
+def test_the_model_and_the_simulation_take_out_what_they_can() -> None:
+    assert PROTECTIONS.keys() - MODELLED.keys() == NOT_MODELLED
+    assert MODELLED.keys() <= PROTECTIONS.keys()
+    assert BY_CHANCE.keys() <= PROTECTIONS.keys()
+    assert set(BY_CHANCE.values()) <= {mutant.name for mutant in SIMULATED}
+    for path in TOGETHER:
+        module, _, name = path.rpartition(".")
+        assert callable(getattr(importlib.import_module(f"tests.{module}"), name)), path
 
 
 @pytest.mark.parametrize("protection", PROTECTIONS)
