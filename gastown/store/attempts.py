@@ -130,7 +130,7 @@ def doubt_starts_of(session: Session, worker: str) -> list[UUID]:
         claimed_before(Dispatch.claimed_by, worker),
         Dispatch.call_ended_at.is_(None),
     )
-    doubted = list(session.scalars(claimed))
+    doubted = list(session.scalars(claimed.order_by(Dispatch.bead_id)))  # their beads are locked in the one order
     for dispatch_id in doubted:
         doubt_start(session, dispatch_id)
     return doubted
