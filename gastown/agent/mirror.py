@@ -1,27 +1,26 @@
 """A node's bare copy of a rig's repository: fetched incrementally, shared by the clones of all its attempts.
 
-Nothing here deletes a ref that may hold commits found nowhere else, and nothing collects garbage: clones borrow its
-objects.
+Nothing here deletes a ref that may hold commits found nowhere else, and no git command collects garbage by the way:
+clones borrow its objects. See `upkeep` for when and how they are packed.
 """
 
 import fcntl
 import os
-import re
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from gastown.agent import processes
+from gastown.agent import locks
 from gastown.agent.git import NETWORK_TIMEOUT_S, GitError, git
 from gastown.agent.protocol import SNAPSHOT
+from gastown.agent.remaking import REMADE, is_damaged, remake
 
 HEADS = "+refs/heads/*:refs/remotes/origin/*"
 TAGS = "+refs/tags/*:refs/tags/*"
 LOCK_POLL_S = 0.02
 MARK = "GASTOWN_MIRROR"  # in the environment of every git process that may write to a mirror
-_LOCK_FILE = re.compile(r"Unable to create '(.+\.lock)': File exists")
 
 
 class Mirror:
@@ -51,11 +50,19 @@ class Mirror:
     def _make(self) -> None:
         if self.path.is_dir():
             return
+        remade = self.path.with_suffix(REMADE)
+        if remade.is_dir():  # somebody died between two renames
+            remade.rename(self.path)
+            return
         unfinished = self.path.with_suffix(".new")
         shutil.rmtree(unfinished, ignore_errors=True)  # of somebody who died here; we hold the lock
-        git("init", "--quiet", "--bare", str(unfinished), timeout_s=30)
-        git("config", "gc.auto", "0", cwd=unfinished, timeout_s=30)  # also for people who look around in it
+        self.make_bare(unfinished)
         unfinished.rename(self.path)
+
+    @staticmethod
+    def make_bare(path: Path) -> None:
+        git("init", "--quiet", "--bare", str(path), timeout_s=30)
+        git("config", "gc.auto", "0", cwd=path, timeout_s=30)  # also for people who look around in it
 
     def fetch(self, *refspecs: str) -> None:
         """Bring it up to date with the remote; by default all branches (as refs/remotes/origin/*) and tags."""
@@ -64,9 +71,13 @@ class Mirror:
             try:
                 self._twice(lambda: self._fetch(wanted))
             except GitError as error:
-                if "exists; cannot create" not in error.output or not self._set_gone_branches_aside():
+                if "exists; cannot create" in error.output and self._set_gone_branches_aside():
+                    self._fetch(wanted)
+                elif is_damaged(self, error):
+                    remake(self)
+                    self._fetch(wanted)
+                else:
                     raise
-                self._fetch(wanted)
 
     def _fetch(self, refspecs: Sequence[str]) -> None:
         options = ("--quiet", "--no-tags", "--no-prune", "--no-write-fetch-head", "--no-auto-gc", "--force")
@@ -122,6 +133,17 @@ class Mirror:
             raise GitError(f"clone {worktree}", "fatal: the directory exists and is not empty", 128)
         worktree.parent.mkdir(parents=True, exist_ok=True)
         try:
+            self._clone(worktree, sha, branch)
+        except GitError as error:
+            with self.locked():
+                if not is_damaged(self, error):
+                    raise
+                remake(self)
+                self._fetch((HEADS, TAGS))
+            self._clone(worktree, sha, branch)
+
+    def _clone(self, worktree: Path, sha: str, branch: str) -> None:
+        try:
             git("init", "--quiet", str(worktree), timeout_s=30)
             self._lend(worktree / ".git")
             git("checkout", "--quiet", "-B", branch, sha, "--", cwd=worktree)
@@ -151,14 +173,8 @@ class Mirror:
 
     def _remove_stale_lock(self, error: GitError) -> bool:
         """A git process that was killed leaves its lock file; git itself never takes that as a sign of death."""
-        found = _LOCK_FILE.search(error.output)
-        if not found or processes.marked(MARK, str(self.path)):  # somebody writes here: it may be theirs
-            return False
-        lock = Path(found[1])
-        if not lock.is_relative_to(self.path):
-            return False
-        lock.unlink(missing_ok=True)
-        return True
+        lock = locks.named_in(error.output, self.path)
+        return lock is not None and locks.remove_own(lock, MARK, str(self.path))
 
     def _set_gone_branches_aside(self) -> bool:
         """The remote replaced branch `a` by `a/b`: the old one moves to refs/gastown/gone/<sha>."""

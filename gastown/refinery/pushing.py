@@ -19,7 +19,14 @@ from gastown.refinery.jobs import (
     presentable_path,
 )
 from gastown.refinery.remote import fetch_target, is_ancestor, translated
-from gastown.refinery.repository import dirty_paths, local_path, take_back, unfinished_on, untracked_in_the_way
+from gastown.refinery.repository import (
+    dirty_paths,
+    local_path,
+    release_abandoned_locks,
+    take_back,
+    unfinished_on,
+    untracked_in_the_way,
+)
 
 # A checkout of a person's own takes the push into its files when they are unchanged, and their settings stay theirs.
 INTO_CHECKOUT = (
@@ -120,6 +127,8 @@ def _push_locally(
             mirror.push(f"{sha}:refs/heads/{job.target}", options=(*options, INTO_CHECKOUT))
             break
         except GitError as error:
+            if not last and release_abandoned_locks(job.repository, job.target):
+                continue
             if error.unreachable and not error.timed_out:
                 raise
             tree = git("rev-parse", f"{sha}^{{tree}}", cwd=mirror.path).strip()

@@ -4,6 +4,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from gastown.agent import locks
 from gastown.agent.git import GitError, git, succeeds
 from gastown.errors import GastownError, GitFailed, NotFound, RepositoryUnavailable, UsageError
 
@@ -112,6 +113,19 @@ def unfinished_on(repository: str, branch: str) -> list[str]:
     path = local_path(repository)
     checkout = path and _checkout(path, branch)
     return unfinished(checkout) if checkout else []
+
+
+def release_abandoned_locks(repository: str, branch: str) -> bool:
+    """Remove lock files that a killed git left in the checkout of `branch`; False: none, or somebody may hold them."""
+    path = local_path(repository)
+    checkout = path and _checkout(path, branch)
+    if path is None or not path.is_dir():
+        return False
+    found = git("rev-parse", "--absolute-git-dir", "--git-common-dir", cwd=checkout or path).rstrip("\n").split("\n")
+    own, common = Path(found[0]), (checkout or path) / found[1]
+    candidates = (own / "index.lock", own / "HEAD.lock", common / "refs" / "heads" / f"{branch}.lock")
+    removed = [locks.remove_abandoned(lock, checkout or path) for lock in candidates if lock.exists()]
+    return bool(removed) and all(removed)
 
 
 def take_back(repository: str, branch: str, tree: str, expected_sha: str) -> bool:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import structlog
 
-from gastown.agent import archive, processes, runs
+from gastown.agent import archive, processes, runs, upkeep
 from gastown.agent.archive import Attempt
 from gastown.agent.git import GitError
 from gastown.agent.mirror import Mirror
@@ -36,6 +36,7 @@ def tidy_repositories(home: Path, keep_days: float) -> None:
         mirrors = _mirrors(home)
         _each(mirrors, partial(_salvage, home, keep_days))
         _each(mirrors, partial(_archive, keep_days))
+        _each(mirrors, partial(_tend, home))
 
 
 def _each(mirrors: list[tuple[int, Mirror]], work: Callable[[int, Mirror], None]) -> None:
@@ -74,6 +75,8 @@ def _archive(keep_days: float, rig_id: int, mirror: Mirror) -> None:
     found = archive.find(mirror)
     is_past, is_expired = _standing(rig_id, found, keep_days)
     dropped = archive.drop(mirror, found, is_expired)
+    if dropped:
+        upkeep.note_dropped(mirror)
     kept = {attempt: refs for attempt, refs in found.items() if not is_expired(attempt)}
     moved = archive.archive(mirror, kept, is_past)
     pushed = archive.find_remote(mirror)
@@ -83,6 +86,15 @@ def _archive(keep_days: float, rig_id: int, mirror: Mirror) -> None:
     moved_there = archive.archive_remote(mirror, kept, is_past)
     if dropped or moved or moved_there:
         log.info("attempts_archived", rig=rig_id, archived=moved, on_remote=moved_there, dropped=dropped)
+
+
+def _tend(home: Path, rig_id: int, mirror: Mirror) -> None:
+    done = upkeep.tend(mirror)
+    if upkeep.is_due(mirror, home):
+        upkeep.prune(mirror)
+        done.append("pruned")
+    if done:
+        log.info("mirror_packed", rig=rig_id, done=done)
 
 
 def _standing(

@@ -1,5 +1,6 @@
 """A person's own checkout as rig: what they are in the middle of is never touched, and the result waits for them."""
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -170,6 +171,20 @@ def test_somebody_else_uses_git_there(checkout: Rig, name: str) -> None:
     assert not contains(job, outcome.merge_sha)
     lock.unlink()
     assert push(job, outcome) == Pushed()
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="elsewhere nobody says what a process has open")
+@pytest.mark.parametrize("name", ["index.lock", "refs/heads/main.lock", "HEAD.lock"])
+def test_the_lock_of_a_killed_git_is_told_from_that_of_a_living_one(checkout: Rig, name: str) -> None:
+    """Old, open nowhere, and no git at work there."""
+    job = checkout.work("gt-1", {"one": "1", "code.py": "changed\n"})
+    outcome = prepared(checkout, job)
+    lock = checkout.remote / ".git" / name
+    lock.write_text("")
+    os.utime(lock, (0, 0))
+    assert push(job, outcome) == Pushed()
+    assert (checkout.remote / "one").read_text() == "1"
+    assert git("status", "--porcelain", cwd=checkout.remote) == ""
 
 
 def test_a_push_that_was_killed_half_way(checkout: Rig) -> None:

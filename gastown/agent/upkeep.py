@@ -1,0 +1,90 @@
+"""Few packs and few files in a mirror, and in the end the disk back; and no commit that anybody still needs is lost.
+
+Everyday repacking is geometric: it takes what is in the packs and files that it joins, whether or not a ref reaches it.
+Only `prune` leaves objects out: those that no ref has reached for KEEP_DAYS since housekeeping first saw that. Git
+itself counts from when an object was written: it would drop old history the moment that a remote rewrites its branch.
+"""
+
+import os
+import time
+from pathlib import Path
+
+from gastown.agent.git import git
+from gastown.agent.mirror import MARK, Mirror
+
+LOOSE_OBJECTS, PACKS, LOOSE_REFS = 2000, 30, 500  # above these, git gets slow
+KEEP_DAYS = 30.0
+PRUNE_EVERY_DAYS = 7.0
+DAY_S = 86_400
+TIMEOUT_S = 90.0
+
+
+def tend(mirror: Mirror) -> list[str]:
+    """Pack what exceeds the bounds; what was done. Raises GitError. Safe beside anything else that uses the mirror."""
+    done = []
+    if _count(mirror.path / "refs", LOOSE_REFS) > LOOSE_REFS:
+        _git(mirror, "pack-refs", "--all")
+        done.append("refs")
+    loose, packs = counts(mirror)
+    if loose > LOOSE_OBJECTS or packs > PACKS:
+        repack(mirror)
+        done.append("objects")
+    return done
+
+
+def counts(mirror: Mirror) -> tuple[int, int]:
+    """(loose objects, packs)"""
+    listed = dict(line.split(": ", 1) for line in _git(mirror, "count-objects", "-v").splitlines())
+    return int(listed["count"]), int(listed["packs"])
+
+
+def repack(mirror: Mirror) -> None:
+    """Join small packs and loose objects, whether or not anything refers to them: their cost, not the mirror's size."""
+    _git(mirror, "repack", "--geometric=2", "-d", "--quiet", "--no-write-bitmap-index")
+
+
+def note_dropped(mirror: Mirror) -> None:
+    """Refs were dropped, so there may be something to prune one day."""
+    (mirror.path / "gastown-dropped").touch()
+
+
+def is_due(mirror: Mirror, home: Path) -> bool:
+    """Whether to prune: there may be something, the last time is a while ago, and no old clone borrows from here."""
+    dropped, pruned = mirror.path / "gastown-dropped", mirror.path / "gastown-pruned"
+    if not dropped.exists() or (pruned.exists() and time.time() - pruned.stat().st_mtime < PRUNE_EVERY_DAYS * DAY_S):
+        return False
+    return not any(_borrows_for_long(clone, mirror) for clone in [*home.glob("work/*/*"), *home.glob("merges/*/*")])
+
+
+def prune(mirror: Mirror, keep_days: float = KEEP_DAYS) -> None:
+    """Set aside, with the time, what no ref reaches; remove what was set aside for `keep_days`. Raises GitError."""
+    repack(mirror)
+    for pack in (mirror.path / "objects" / "pack").glob("*.pack"):
+        if not pack.with_suffix(".mtimes").exists():  # what of it is set aside now counts from now
+            os.utime(pack)
+    expiry = f"{int(keep_days * DAY_S)}.seconds.ago" if keep_days else "now"
+    _git(mirror, "repack", "--cruft", f"--cruft-expiration={expiry}", "-d", "--quiet", "--no-write-bitmap-index")
+    (mirror.path / "gastown-pruned").touch()
+
+
+def _borrows_for_long(clone: Path, mirror: Mirror) -> bool:
+    """A younger clone began from what a ref reached, so nothing that it needs has been set aside for so long."""
+    lender = clone / ".git" / "objects" / "info" / "alternates"
+    try:
+        borrowed = os.fsencode(mirror.path) in lender.read_bytes()
+        return borrowed and time.time() - lender.stat().st_mtime > (KEEP_DAYS - 1) * DAY_S
+    except OSError:
+        return False
+
+
+def _count(folder: Path, enough: int) -> int:
+    count = 0
+    for _, _, names in os.walk(folder):
+        count += len(names)
+        if count > enough:
+            break
+    return count
+
+
+def _git(mirror: Mirror, *arguments: str) -> str:
+    return git(*arguments, cwd=mirror.path, env={MARK: str(mirror.path)}, timeout_s=TIMEOUT_S)
