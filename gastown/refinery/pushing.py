@@ -127,12 +127,12 @@ def _push_locally(
             mirror.push(f"{sha}:refs/heads/{job.target}", options=(*options, INTO_CHECKOUT))
             break
         except GitError as error:
-            if not last and release_abandoned_locks(job.repository, job.target):
-                continue
-            if error.unreachable and not error.timed_out:
+            released = not last and release_abandoned_locks(job.repository, job.target)
+            if error.unreachable and not error.timed_out and not released:
                 raise
             tree = git("rev-parse", f"{sha}^{{tree}}", cwd=mirror.path).strip()
-            if not take_back(job.repository, job.target, tree, expected_sha) or last:
+            put_back = take_back(job.repository, job.target, tree, expected_sha)
+            if last or not (put_back or released):
                 raise
     return Pushed()
 
