@@ -6,6 +6,31 @@ from alembic import op
 revision = "0002"
 down_revision = "0001"
 
+# What outlives the upgrade goes on with the lease that it has: until now each beat took that from the policy in force.
+# Without a beat it is the one that the rig or its town overrides. The settings' own number is not known here, nor do
+# processes of before that still run give the column a value: such an attempt has the default. Where beats are rarer
+# than that, it may be given up between two of them, and its next beat adopts it unless its retry came first.
+KEEP_LEASES = """
+WITH asked AS (
+    SELECT rigs.id AS rig_id, (
+        SELECT lease_s::numeric FROM (VALUES (1, rigs.policy), (2, towns.policy)) AS stored (place, policy),
+            LATERAL (SELECT policy -> 'heartbeat_lease_s' AS lease_s) AS each
+        WHERE jsonb_typeof(lease_s) = 'number' ORDER BY place LIMIT 1
+    ) AS lease_s
+    FROM rigs JOIN towns ON towns.id = rigs.town_id
+), kept AS (
+    SELECT dispatches.id, coalesce(
+        round(extract(epoch FROM dispatches.lease_expires_at - dispatches.heartbeat_at), 3), asked.lease_s
+    ) AS lease_s
+    FROM dispatches
+    JOIN beads ON beads.id = dispatches.bead_id AND beads.status = 'in_progress'
+    JOIN asked ON asked.rig_id = dispatches.rig_id
+    WHERE dispatches.status IN ('queued', 'starting', 'running', 'rolled_back', 'lost')
+)
+UPDATE dispatches SET lease_s = kept.lease_s FROM kept
+WHERE kept.id = dispatches.id AND kept.lease_s BETWEEN 1 AND 86400
+"""
+
 
 def upgrade() -> None:
     op.create_table(
@@ -54,6 +79,7 @@ def upgrade() -> None:
     )
     op.add_column("nodes", sa.Column("closed_at", sa.DateTime(timezone=True), nullable=True))
     op.add_column("dispatches", sa.Column("lease_s", sa.Double(), server_default="45", nullable=False))
+    op.execute(KEEP_LEASES)
     op.add_column(
         "dispatches", sa.Column("tool_running", sa.Boolean(), server_default=sa.text("false"), nullable=False)
     )
