@@ -309,3 +309,17 @@ def test_an_author_that_git_would_not_take(gastown: Gastown, repository: Path, o
     gastown("rig", "add", str(repository))
     assert gastown("rig", "set", "project", "--author", author).code == 2
     assert rigs()[0].author is None
+
+
+def test_an_environment_that_is_stored_wrong_is_mended_by_the_command_that_is_named(
+    gastown: Gastown, repository: Path, own_home: Path
+) -> None:
+    assert gastown("rig", "add", str(repository), "--gate", "./check.sh", "--agent", "shell").code == 0
+    with transaction() as session:
+        session.scalars(select(Rig)).one().environment = 3  # type: ignore[assignment]
+    for words in (["rig", "set", "project", "--gate", "true"], ["sling", "x", "--rig", "project"]):
+        said = gastown(*words)
+        assert said.code == 1
+        assert "next: gastown rig set project --environment" in said.err
+    assert gastown("rig", "set", "project", "--environment").code == 0
+    assert rigs()[0].environment["PATH"] == os.environ["PATH"]
