@@ -12,6 +12,7 @@ from gastown.beat_schedule import BEAT_SCHEDULE
 from gastown.settings import settings_of_a_process
 
 START_EXPIRES_S = 120  # a start that nobody took by then is rolled back (policy.queued_timeout_s)
+SHARED_QUEUES = ("control", "upkeep", "merge")
 PUBLISH_TIMEOUT_S = 2  # a broker that does not answer must never hang a caller
 
 settings = settings_of_a_process()
@@ -57,7 +58,7 @@ app.conf.update(
     task_publish_retry=False,
     task_create_missing_queues=True,
     task_default_queue="control",
-    task_queues=[queue("control"), queue("merge"), queue(node_queue(settings.node)), queue(watch_queue(settings.node))],
+    task_queues=[queue(name) for name in (*SHARED_QUEUES, node_queue(settings.node), watch_queue(settings.node))],
     task_routes={"gastown.merge": {"queue": "merge", "routing_key": "merge"}},
     beat_schedule=BEAT_SCHEDULE,
     beat_max_loop_interval=5,

@@ -7,8 +7,10 @@ from gastown.beat_schedule import EVERYWHERE
 from gastown.commands import towns
 from gastown.runtimes.process import ProcessRuntime
 from gastown.states import DispatchStatus
+from gastown.store.reads import BEATING_S
 from gastown.tasks.containers import inspect_containers
 from tests.builders import an_attempt
+from tests.conftest import Clock
 from tests.races import committed
 from tests.ticks import take_messages
 
@@ -33,5 +35,13 @@ def test_only_the_sweep_of_the_minute_stops(database: str, monkeypatch: pytest.M
     monkeypatch.setattr(ProcessRuntime, "list_names", lambda self: [fenced])
     inspect_containers(node)
     assert take_messages(f"node.{node}") == []
+    assert take_messages(f"watch.{node}") == []
     inspect_containers(EVERYWHERE)
-    assert ("gastown.inspect_containers", [node, True]) in take_messages(f"node.{node}")
+    assert ("gastown.inspect_containers", [node, True]) in take_messages(f"watch.{node}")
+
+
+def test_what_a_silent_node_would_be_sent_does_not_pile_up(database: str, clock: Clock) -> None:
+    committed(node_of)
+    clock.advance(BEATING_S + 1)
+    inspect_containers(EVERYWHERE)
+    assert take_messages("watch.n1") == []

@@ -17,8 +17,8 @@ APP = "gastown.celery_app"
 API = "gastown.api:create_app"
 DRAIN = "gastown.cli.drain"  # started by name: this package knows nothing of runtimes
 
-CONTROL_PROCESSES = "2"  # one for ticks, one for inspections and upkeep
-WORKERS = ("control", "worker", "merge")
+CONTROL_PROCESSES = WATCH_PROCESSES = "2"  # a second one, for the time that one is busy
+WORKERS = ("control", "watch", "worker", "merge")
 
 
 def environment(settings: Settings, extra: dict[str, str]) -> dict[str, str]:
@@ -79,8 +79,9 @@ def programs(settings: Settings, lock: int, api: socket.socket, app: str, env: d
     """The Celery workers and the API: with these the stack is ready."""
     node, starting, merging = settings.node, str(settings.worker_processes), str(settings.merge_processes)
     return [
-        # ticks and inspections have processes of their own: however many starts hang, the town goes on
-        _worker(settings, lock, app, env, "control", f"control,watch.{node}", CONTROL_PROCESSES),
+        # ticks have processes of their own: however many starts or inspections hang, the town decides
+        _worker(settings, lock, app, env, "control", "control", CONTROL_PROCESSES),
+        _worker(settings, lock, app, env, "watch", f"watch.{node},upkeep", WATCH_PROCESSES),
         _worker(settings, lock, app, env, "worker", f"node.{node}", starting),
         _worker(settings, lock, app, env, "merge", "merge", merging),
         Service(

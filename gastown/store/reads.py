@@ -1,14 +1,18 @@
 """What the tasks and the faces ask for. Reads only; nothing here takes a lock."""
 
 from collections.abc import Iterable
+from datetime import timedelta
 from uuid import UUID
 
 from sqlalchemy import and_, exists, not_, or_, select
 from sqlalchemy.orm import Session, aliased
 
+from gastown.db import gastown_now
 from gastown.models import Agent, Bead, Dispatch, Node
 from gastown.states import ADOPTABLE, LIVE, TERMINAL, BeadStatus, DispatchStatus
 from gastown.store.attempts import is_fenced
+
+BEATING_S = 600.0  # a node that is silent for longer has no worker that reads what it is sent
 
 
 def runtime_of_fenced(session: Session, dispatch_id: UUID) -> str | None:
@@ -52,5 +56,7 @@ def busy_nodes(session: Session) -> list[str]:
     return list(session.scalars(statement))
 
 
-def all_nodes(session: Session) -> list[str]:
-    return list(session.scalars(select(Node.name).order_by(Node.name)))
+def beating_nodes(session: Session) -> list[str]:
+    """Nodes with a worker of late. What is sent to the others is read by nobody, and would pile up."""
+    beating = Node.heartbeat_at > gastown_now() - timedelta(seconds=BEATING_S)
+    return list(session.scalars(select(Node.name).where(beating).order_by(Node.name)))

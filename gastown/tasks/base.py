@@ -37,6 +37,7 @@ def publish_all(effects: Sequence[Effect]) -> bool:
     """Several, on one way to the broker and back where it can do that. The first failure ends it: it is away."""
     if not effects:
         return True
+    effects = list(dict.fromkeys(effects))  # of a node whose starts are all slow, one inspection is enough
     try:
         with app.producer_or_acquire() as producer:
             try:

@@ -133,7 +133,7 @@ def inspect_containers(node: str | None = None, sweep: bool = False) -> None:
     """
     if node is None or node == EVERYWHERE:
         with transaction() as session:
-            nodes = reads.busy_nodes(session) if node is None else reads.all_nodes(session)
+            nodes = reads.busy_nodes(session) if node is None else reads.beating_nodes(session)
         for each in nodes:
             if node is None:
                 publish(InspectContainers(node=each))

@@ -130,4 +130,4 @@ def rejoin(worker: str, node: str | None) -> None:
         publish(InspectContainers(node=node))
     poke()
     if node is not None:  # beat asks after an hour for the first time, and a laptop may never be up that long
-        send("gastown.housekeeping", expires_s=NODE_BEAT_S)
+        send("gastown.housekeeping", queue="upkeep", expires_s=NODE_BEAT_S)

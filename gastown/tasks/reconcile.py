@@ -45,6 +45,7 @@ def reconcile(town_id: int | None = None) -> None:
 def reconcile_town(town_id: int) -> None:
     """Batches, each one transaction under the town's lock, until nothing is due or the tick has been long enough."""
     began: datetime | None = None
+    idle = 0
     for _ in range(MAX_BATCHES):
         done = in_transaction(lambda session: _batch(session, town_id))
         if done is None:
@@ -54,6 +55,9 @@ def reconcile_town(town_id: int) -> None:
             with transaction() as session:  # once more without the lock: what came meanwhile was not for us to see
                 if not claims.something_due(session, town_id):
                     return
+            idle += 1
+            if idle > 1:  # what is due is locked by somebody, whose commit pokes, or beat comes by
+                return
         began = began or done.at
         if done.at - began > MAX_TICK:
             break

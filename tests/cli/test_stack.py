@@ -58,7 +58,7 @@ def test_a_life(own_home: Path, port: int) -> None:
 
     now = gastown("status")
     assert now.returncode == 0
-    names = ("redis", "postgres", "control", "worker", "merge", "beat", "api", "url", "town")
+    names = ("redis", "postgres", "control", "watch", "worker", "merge", "beat", "api", "url", "town")
     assert all(f"  {name}" in now.stdout for name in names)
     assert gastown("db", "upgrade").stdout == "the database is up to date\n"
 

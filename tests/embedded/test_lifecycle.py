@@ -20,7 +20,7 @@ from gastown.errors import DatabaseUnavailable, GastownError, Refused, StackUnav
 from gastown.settings import ApiSettings, Settings
 
 pytestmark = pytest.mark.flow
-CHILDREN = ["redis", "postgres", "control", "worker", "merge", "api", "beat"]
+CHILDREN = ["redis", "postgres", "control", "watch", "worker", "merge", "api", "beat"]
 
 
 def test_everything_is_ready(stack: Settings) -> None:
@@ -185,7 +185,7 @@ def test_servers_by_url_are_used_and_not_started(own_home: Path, postgres_url: s
     try:
         assert control.start_detached(settings)
         now = control.read_status(settings)
-        assert [child.name for child in now.children] == ["control", "worker", "merge", "api", "beat"]
+        assert [child.name for child in now.children] == ["control", "watch", "worker", "merge", "api", "beat"]
         assert not (own_home / "pg").exists()
     finally:
         control.stop(settings)

@@ -93,5 +93,5 @@ def test_each_worker_has_as_many_processes_as_its_setting_says(own_home: Path) -
     """S64: the gates of one rig do not keep the others from merging."""
     settings = Settings(worker_processes=4, merge_processes=5)
     with socket.create_server(("127.0.0.1", 0)) as api:
-        programs = services.programs(settings, 0, api, services.APP, {})
-    assert ["--concurrency=4" in programs[0].argv, "--concurrency=5" in programs[1].argv] == [True, True]
+        programs = {each.name: each.argv for each in services.programs(settings, 0, api, services.APP, {})}
+    assert ["--concurrency=4" in programs["worker"], "--concurrency=5" in programs["merge"]] == [True, True]

@@ -36,7 +36,19 @@ def test_everything_is_merged_once(own_town: Town, seed: int) -> None:
 def strike(town: Town, draw: random.Random) -> None:
     """Kill one process of the stack or a supervisor of an attempt, then give things a moment to go wrong."""
     running = [path.name for path in (town.settings.home / "runs").glob("*")]
-    names = ["control", "worker", "merge", "beat", "api", "redis", "postgres", "everything", "attempt", "attempt"]
+    names = [
+        "control",
+        "watch",
+        "worker",
+        "merge",
+        "beat",
+        "api",
+        "redis",
+        "postgres",
+        "everything",
+        "attempt",
+        "attempt",
+    ]
     victim = draw.choice(names)
     if victim == "everything":
         town.kill_everything()

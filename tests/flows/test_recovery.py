@@ -81,7 +81,7 @@ def test_worker_is_killed_inside_a_start(own_town: Town) -> None:
 def test_each_process_is_killed_in_turn(own_town: Town) -> None:
     """S30: one at a time, while beads flow."""
     beads = [own_town.sling(f"sleep 0.5; echo {number} > {number}.txt") for number in range(8)]
-    for name in ("control", "worker", "api", "beat", "redis", "merge", "postgres"):
+    for name in ("control", "watch", "worker", "api", "beat", "redis", "merge", "postgres"):
         killed = own_town.child(name)
         os.kill(killed, signal.SIGKILL)
         until(f"{name} is back", lambda name=name, killed=killed: own_town.child(name) != killed)  # type: ignore[misc]
