@@ -61,12 +61,12 @@ class Explanation:
 
 def explain(session: Session, town_id: int, bead_ids: Sequence[str]) -> list[Explanation]:
     """Decide about these beads as a tick would at this moment, and change nothing. In the order given."""
-    now, policies = clock(session), load_policies(session, town_id)
+    presets = {row.id: row.agent for row in session.execute(select(Bead.id, Bead.agent).where(Bead.id.in_(bead_ids)))}
+    now, policies = clock(session), load_policies(session, town_id)  # after the beads, so that it has their rigs
     town = load_town(session, town_id, now, policies)
     rigs = {rig.id: rig for rig in session.scalars(select(Rig).where(Rig.town_id == town_id))}
-    presets = {row.id: row.agent for row in session.execute(select(Bead.id, Bead.agent).where(Bead.id.in_(bead_ids)))}
     found = {}
-    for bead, view in load_views(session, list(bead_ids), now, policies):
+    for bead, view in load_views(session, list(presets), now, policies):
         rig = rigs[bead.rig_id]
         try:
             decision = decide(view, now, policies.rigs[bead.rig_id])
@@ -77,7 +77,7 @@ def explain(session: Session, town_id: int, bead_ids: Sequence[str]) -> list[Exp
         if decision.verdict is Verdict.READY:
             hold = hold_of(town, bead.rig_id, presets[bead.id], now, policies.town)
         found[bead.id] = _explain_one(session, bead, view, decision, hold, rig, town, now)
-    for unread in session.scalars(select(Bead).where(Bead.id.in_(set(bead_ids) - found.keys()))):
+    for unread in session.scalars(select(Bead).where(Bead.id.in_(presets.keys() - found.keys()))):
         found[unread.id] = _undecided(unread, rigs[unread.rig_id], "one of its rows cannot be read by this version")
     return [found[each] for each in bead_ids if each in found]
 

@@ -54,14 +54,15 @@ def summarise(session: Session, town_id: int, rig: str | None = None) -> Summary
 
 def _gates(session: Session, town_id: int, rig: str | None) -> tuple[list[HoldUp], bool]:
     """What holds ready beads now: one look for each rig and preset, whatever their number."""
-    now, policies = clock(session), load_policies(session, town_id)
-    town = load_town(session, town_id, now, policies)
     query = select(Bead.rig_id, Rig.name, Bead.agent, func.count().label("beads"), func.min(Bead.id).label("example"))
     query = query.join(Rig, Rig.id == Bead.rig_id).where(Bead.town_id == town_id, Bead.ready_at.is_not(None))
     if rig is not None:
         query = query.where(Rig.name == rig)
+    rows = session.execute(query.group_by(Bead.rig_id, Rig.name, Bead.agent).order_by(Rig.name, Bead.agent)).all()
+    now, policies = clock(session), load_policies(session, town_id)  # after the beads, so that it has their rigs
+    town = load_town(session, town_id, now, policies)
     found = []
-    for row in session.execute(query.group_by(Bead.rig_id, Rig.name, Bead.agent).order_by(Rig.name, Bead.agent)):
+    for row in rows:
         hold = hold_of(town, row.rig_id, row.agent, now, policies.town)
         of_town = town.paused_at is not None if hold.verdict is Verdict.PAUSED else town.wrong is not None
         drained = town.closed[0].name if town.closed else ""

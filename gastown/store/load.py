@@ -25,7 +25,7 @@ BREAKER = "breaker"  # the cause of its escalation
 
 _TOWN = text(f"""
     WITH failures AS MATERIALIZED (
-        SELECT ended_at, code, message FROM dispatches
+        SELECT ended_at, code, message, rig_id FROM dispatches
         WHERE town_id = :town_id AND failure_class = 'infra' AND ended_at > :infra_from
         ORDER BY ended_at DESC LIMIT :infra_most
     ), town AS MATERIALIZED (
@@ -34,6 +34,7 @@ _TOWN = text(f"""
             (SELECT count(*) FROM failures) AS infra_failures,
             (SELECT min(ended_at) FROM failures) AS infra_since,
             (SELECT concat(code, ': ', message) FROM failures ORDER BY ended_at DESC LIMIT 1) AS infra_failure,
+            (SELECT array_agg(rig_id ORDER BY ended_at) FROM failures) AS infra_rigs,
             (SELECT started_at FROM dispatches WHERE town_id = :town_id AND started_at IS NOT NULL
              ORDER BY started_at DESC LIMIT 1) AS last_started_at,
             (SELECT ended_at FROM dispatches
@@ -60,7 +61,7 @@ _NODES = text(f"""
     SELECT nodes.id, nodes.name, nodes.capacity, nodes.heartbeat_at, nodes.closed_at,
         coalesce(nodes.draining_at, nodes.closed_at) IS NOT NULL AS draining,
         coalesce(live.used, 0) AS used, coalesce(live.starting, 0) AS starting,
-        failed.failures, failed.failed_at, failed.failure
+        failed.failures, failed.failed_at, failed.failure, failed.failed_rigs
     FROM nodes LEFT JOIN live ON live.node_id = nodes.id
     LEFT JOIN LATERAL (
         SELECT started_at FROM dispatches WHERE node_id = nodes.id AND started_at IS NOT NULL
@@ -68,9 +69,10 @@ _NODES = text(f"""
     ) AS started ON true
     CROSS JOIN LATERAL (
         SELECT count(*) AS failures, max(ended_at) AS failed_at,
-            (array_agg(concat(code, ': ', message) ORDER BY ended_at DESC))[1] AS failure
+            (array_agg(concat(code, ': ', message) ORDER BY ended_at DESC))[1] AS failure,
+            array_agg(rig_id ORDER BY ended_at) AS failed_rigs
         FROM (
-            SELECT ended_at, code, message FROM dispatches
+            SELECT ended_at, code, message, rig_id FROM dispatches
             WHERE node_id = nodes.id AND status = 'rolled_back' AND failure_class = 'infra'
             AND ended_at > coalesce(started.started_at, '-infinity')
             ORDER BY ended_at DESC LIMIT :most
@@ -107,7 +109,8 @@ def load_town(session: Session, town_id: int, now: datetime, policies: Policies 
         "infra_most": policy.town_breaker_failures,
     }
     rows = session.execute(_TOWN, bound).all()
-    facts, rigs = rows[0], [row for row in rows if row.rig_id is not None]
+    # a rig that was added since the policies were read has no numbers yet: nothing is started on it before they are
+    facts, rigs = rows[0], [row for row in rows if row.rig_id in policies.rigs]
     spent_usd, spent_since = _spent(session, town_id, now) if policy.budget_usd_per_day else (0.0, None)
     silent_from = now - timedelta(seconds=SILENCE_S)
     return TownView(
@@ -121,6 +124,7 @@ def load_town(session: Session, town_id: int, now: datetime, policies: Policies 
         infra_failures=facts.infra_failures,
         infra_since=facts.infra_since,
         infra_failure=facts.infra_failure or "",
+        infra_rigs=tuple(facts.infra_rigs or ()),
         last_started_at=facts.last_started_at,
         probe_ended_at=facts.probe_ended_at,
         spent_usd=spent_usd,
@@ -165,6 +169,7 @@ def _nodes(session: Session, now: datetime, policy: Policy) -> tuple[NodeView, .
             failures=row.failures,
             failed_at=row.failed_at,
             failure=row.failure or "",
+            failed_rigs=tuple(row.failed_rigs or ()),
         )
         for row in rows
     )

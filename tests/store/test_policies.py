@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import select
+from sqlalchemy.orm import Session
 
 from gastown.commands import attempt
 from gastown.db import transaction
@@ -13,11 +14,13 @@ from gastown.reconcile.policy import Policy
 from gastown.states import DispatchStatus
 from gastown.store.explain import explain
 from gastown.store.holdups import summarise
-from gastown.store.policies import load_policies, policy_of, town_policy
+from gastown.store.policies import Policies, load_policies, policy_of, town_policy
 from gastown.tasks.merge import merge
+from gastown.tasks.reconcile import reconcile_town
 from tests.builders import a_bead, a_rig, an_attempt, now
 from tests.races import committed
 from tests.ticks import live, tick
+from tests.views import after
 
 NONSENSE = [
     (7, "7 is stored"),
@@ -98,3 +101,31 @@ def test_an_environment_that_is_none_starts_nothing_and_is_named(town: Town, sto
         session.get_one(Rig, rig.id).environment = {}
     tick()
     assert beads[0].id in {each.bead_id for each in live()}
+
+
+@pytest.mark.parametrize("reads", ["gastown.store.policies", "gastown.store.explain", "gastown.store.holdups"])
+def test_a_rig_that_is_added_after_the_numbers_were_read(
+    town: Town, monkeypatch: pytest.MonkeyPatch, reads: str
+) -> None:
+    """It has no numbers yet, so nothing is started on it; the others go on, and the next tick has them."""
+    old = committed(lambda session: a_bead(session, wake_at=None, ready_at=after(0), verdict="ready"))
+    added: list[str] = []
+
+    def then_a_rig(session: Session, town_id: int) -> Policies:
+        numbers = load_policies(session, town_id)
+        if not added:
+            with transaction() as other:
+                rig = a_rig(other, name="new", town_id=town_id, policy={"rig_max_running": 1})
+                added.append(a_bead(other, rig, wake_at=None, ready_at=after(0), verdict="ready").id)
+        return numbers
+
+    monkeypatch.setattr(f"{reads}.load_policies", then_a_rig)
+    if reads == "gastown.store.policies":
+        reconcile_town(town.id)
+        assert {each.bead_id for each in live()} == {old.id, *added}
+        return
+    with transaction() as session:
+        for _ in range(2):
+            ids = [old.id, *added]
+            assert [each.verdict for each in explain(session, town.id, ids)] == ["ready"] * len(ids)
+            assert {each.verdict for each in summarise(session, town.id).holdups} == {"ready"}
