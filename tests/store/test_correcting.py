@@ -19,7 +19,7 @@ from gastown.store.counters import read_counters
 from gastown.store.escalations import list_inbox
 from gastown.tasks import correcting
 from gastown.tasks.reconcile import reconcile_town, resync_towns
-from tests.builders import a_bead, a_rig, now
+from tests.builders import a_bead, a_rig, an_attempt, now
 from tests.conftest import Clock
 from tests.races import committed
 from tests.ticks import take_messages, tick
@@ -133,3 +133,17 @@ def test_the_longest_wait_of_a_rule_that_raises(town: Town, clock: Clock) -> Non
             session.flush()
         assert longest == rule_errors.LONGEST
         assert session.get_one(Bead, bead.id).ready_at is None
+
+
+def test_a_rule_that_raises_about_a_live_attempt_is_no_forgotten_wake_up(town: Town, clock: Clock) -> None:
+    """Resync would wake it each time, ahead of its delay, and count that."""
+    attempt = committed(an_attempt)
+    for delay_s in (30, 3600):
+        policy = Policy(rule_error_delay_s=delay_s)
+        with transaction() as session:
+            for _ in range(7):
+                rule_errors.put_off(session, attempt.bead_id, clock.now, policy, "it cannot be read")
+                session.flush()
+        with transaction() as session:
+            assert resync.wake_forgotten(session) == {}
+            assert session.get_one(Bead, attempt.bead_id).wake_at == clock.now + rule_errors.LONGEST_LIVE
