@@ -24,14 +24,13 @@ class BreakerMove(NamedTuple):
 def breaker_move(view: TownView, now: datetime, policy: Policy) -> BreakerMove | None:
     """Open it after so many failures of class infra within the window, with no start since the first of them.
 
-    The first call of any attempt since then closes it. None: it stays as it is.
+    The first call of any attempt since then closes it, also one that was made while it opened. None: it stays as it is.
     """
-    opened, started = view.breaker_opened_at, view.last_started_at
+    opened, started, first = view.breaker_opened_at, view.last_started_at, view.infra_since
     if opened is not None:
-        if started is None or started <= opened:
+        if started is None or (started <= opened and (first is None or started <= first)):
             return None
         return BreakerMove(False, f"an attempt made its first call at {started:%H:%M:%S} UTC")
-    first = view.infra_since
     if first is None or view.infra_failures < policy.town_breaker_failures or (started is not None and started > first):
         return None
     return BreakerMove(
@@ -113,11 +112,23 @@ def room(view: TownView, now: datetime, policy: Policy) -> Room:
     return Room(
         town=town,
         rigs={rig.id: max(0, rig.limit - rig.used) for rig in usable},
-        nodes=tuple(NodeRoom(node_id=node.id, name=node.name, free=free_on(node, now, policy)) for node in view.nodes),
+        nodes=tuple(_node_room(node, now, policy) for node in view.nodes),
         used={rig.id: rig.used for rig in usable},
         resting=frozenset(preset for preset, rest in view.rests.items() if rest.until > now),
         budget_usd=budget_left_usd(view, policy),
         caps_usd={rig.id: rig.cap_usd for rig in usable},
+        probing=breaker is not None,
+        failed_rigs=view.infra_rigs,
+    )
+
+
+def _node_room(node: NodeView, now: datetime, policy: Policy) -> NodeRoom:
+    return NodeRoom(
+        node_id=node.id,
+        name=node.name,
+        free=free_on(node, now, policy),
+        probing=node_rests_until(node, policy) is not None,
+        failed_rigs=node.failed_rigs,
     )
 
 

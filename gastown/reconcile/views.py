@@ -153,6 +153,7 @@ class NodeView:
     failures: int = 0  # starts that failed since one last worked; as many as the policy has numbers for
     failed_at: datetime | None = None  # the last of them
     failure: str = ""  # its code and message
+    failed_rigs: tuple[int, ...] = ()  # whose starts those were, the latest last
 
 
 class Rest(NamedTuple):
@@ -176,6 +177,7 @@ class TownView:
     infra_failures: int = 0  # of attempts, within the breaker's window; not more than the policy's number
     infra_since: datetime | None = None  # the first of them
     infra_failure: str = ""  # code and message of the last
+    infra_rigs: tuple[int, ...] = ()  # whose attempts those were, the latest last
     last_started_at: datetime | None = None  # the last time that an attempt made its first call
     probe_ended_at: datetime | None = None  # the last end of an attempt made since the breaker opened
     spent_usd: float = 0.0  # by attempts that ended within 24 h

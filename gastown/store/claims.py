@@ -3,12 +3,12 @@
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ARRAY, Row, Text, and_, any_, func, literal, or_, select, text
+from sqlalchemy import ARRAY, Row, Text, TextClause, and_, any_, func, literal, or_, select, text
 from sqlalchemy.orm import Session
 
 from gastown.db import gastown_now
 from gastown.models import Bead, Node, Town
-from gastown.reconcile.placement import Candidate, place
+from gastown.reconcile.placement import Candidate, Room, place
 from gastown.reconcile.views import Slot
 from gastown.states import FailureCode
 from gastown.store.load import load_room, read_room
@@ -40,21 +40,39 @@ def claim_due(session: Session, town_id: int, now: datetime, limit: int) -> list
     return sorted(session.scalars(_CLAIM, {"town_id": town_id, "now": now, "limit": limit}))
 
 
-# As many of each rig as there are slots in all, so that placing can be fair between them. Not locked: most stay.
-_CANDIDATES = text("""
-SELECT ready.*, last.node_id AS last_node_id, last.code AS last_code
+START_FAILURES = {
+    FailureCode.START_REFUSED,
+    FailureCode.START_ERROR,
+    FailureCode.START_TIMEOUT,
+    FailureCode.NO_NODE,
+    FailureCode.WORKSPACE_FAILED,
+}
+_FAILED = f"coalesce(b.failure_code IN ({', '.join(sorted(repr(str(code)) for code in START_FAILURES))}), false)"
+_RANK = "(b.forced_at IS NULL), b.priority, b.created_at, b.id"
+# Those whose last start did not fail before the others, and these in turn: the longer ready, the longer not tried.
+_PROBE_RANK = f"(b.forced_at IS NULL), {_FAILED}, CASE WHEN {_FAILED} THEN b.ready_at END, {_RANK}"
+
+
+def _candidates(rank: str) -> TextClause:
+    """As many of each rig as there are slots in all, so that placing can be fair. Not locked: most stay."""
+    return text(f"""
+SELECT ready.*, last.node_id AS last_node_id, last.code AS last_code, last.queued_at AS tried_at
 FROM unnest(CAST(:rig_ids AS bigint[])) AS rig (id) JOIN rigs ON rigs.id = rig.id
 CROSS JOIN LATERAL (
     SELECT b.id, b.rig_id, b.forced_at, b.priority, b.created_at, coalesce(b.agent, rigs.agent, '') AS preset
     FROM beads b
     WHERE b.town_id = :town_id AND b.rig_id = rigs.id AND b.ready_at IS NOT NULL AND b.id <> ALL(:skipped)
       AND coalesce(b.agent, rigs.agent, '') <> ALL(CAST(:resting AS text[]))
-    ORDER BY (b.forced_at IS NULL), b.priority, b.created_at, b.id LIMIT :wanted
+    ORDER BY {rank} LIMIT :wanted
 ) ready
 LEFT JOIN LATERAL (
-    SELECT d.node_id, d.code FROM dispatches d WHERE d.bead_id = ready.id ORDER BY d.epoch DESC LIMIT 1
+    SELECT d.node_id, d.code, d.queued_at FROM dispatches d WHERE d.bead_id = ready.id ORDER BY d.epoch DESC LIMIT 1
 ) last ON true
 ORDER BY ready.id""")
+
+
+_CANDIDATES = _candidates(_RANK)
+_PROBES = _candidates(_PROBE_RANK)  # sorts what is ready of a rig, which is seldom: a probe comes each minute at most
 
 
 def claim_ready(
@@ -69,13 +87,21 @@ def claim_ready(
     skipped: list[str] = []
     while wanted > 0 and room.open_rigs:
         values = {"town_id": town_id, "rig_ids": room.open_rigs, "wanted": wanted, "skipped": skipped}
-        rows = session.execute(_CANDIDATES, values | {"resting": sorted(room.resting)}).all()
-        placed = dict(list(place([_candidate(row) for row in rows], room).items())[:limit])
+        placed = dict(list(place(_found(session, room, values), room).items())[:limit])
         missed = placed.keys() - _lock_ready(session, sorted(placed))
         if not missed:
             return placed
         skipped += sorted(missed)  # somebody is at them: their slots are for others
     return {}
+
+
+def _found(session: Session, room: Room, values: dict[str, Any]) -> list[Candidate]:
+    """Enough of each rig for all slots, and for those that are probes also whoever is likeliest to start."""
+    values = values | {"resting": sorted(room.resting)}
+    rows = [] if room.probing else session.execute(_CANDIDATES, values).all()
+    if room.probes:
+        rows = [*rows, *session.execute(_PROBES, values).all()]
+    return list({row.id: _candidate(row) for row in rows}.values())
 
 
 def _candidate(row: Row[Any]) -> Candidate:
@@ -88,6 +114,7 @@ def _candidate(row: Row[Any]) -> Candidate:
         preset=row.preset,
         last_node_id=row.last_node_id,
         failed_node_id=row.last_node_id if row.last_code in START_FAILURES else None,
+        **({} if row.tried_at is None else {"tried_at": row.tried_at}),
     )
 
 
@@ -101,15 +128,6 @@ def _lock_ready(session: Session, bead_ids: list[str]) -> set[str]:
 def _lock_nodes(session: Session) -> None:
     """Towns share nodes, so that a town's own lock does not keep another from counting the same free slot."""
     session.execute(select(Node.id).order_by(Node.id).with_for_update(key_share=True))
-
-
-START_FAILURES = {
-    FailureCode.START_REFUSED,
-    FailureCode.START_ERROR,
-    FailureCode.START_TIMEOUT,
-    FailureCode.NO_NODE,
-    FailureCode.WORKSPACE_FAILED,
-}
 
 
 def something_due(session: Session, town_id: int) -> bool:

@@ -1,6 +1,7 @@
 """Which ready bead gets which free slot."""
 
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -115,6 +116,56 @@ def test_priority_goes_before_fairness() -> None:
     assert order(many(1, 2, priority=1) + many(2, 2), room) == ["r1-0", "r1-1", "r2-0"]
 
 
+def probing(*failed_rigs: int, town: int = 9, **facts: Any) -> Room:
+    """One node that failed starts of these rigs, and may have one more."""
+    node = NodeRoom(node_id=1, name="n1", free=1, probing=True, failed_rigs=failed_rigs)
+    return Room(**{"town": town, "rigs": {1: 9, 2: 9, 3: 9}, "nodes": (node,)} | facts)
+
+
+@pytest.mark.parametrize(
+    ("failed_rigs", "chosen"),
+    [
+        ((), "r1-0"),
+        ((1,), "r2-0"),  # though it is the younger one
+        ((1, 1, 2), "r3-0"),
+        ((3, 1, 2), "r3-0"),  # all failed: whose turn it is
+        ((1, 2, 3, 1), "r2-0"),
+    ],
+)
+@pytest.mark.parametrize("whose", ["node", "town"])
+def test_a_probe_is_for_a_rig_that_did_not_fail_of_late(failed_rigs: tuple[int, ...], chosen: str, whose: str) -> None:
+    room = probing(*failed_rigs)
+    if whose == "town":
+        room = Room(town=1, rigs=room.rigs, nodes=a_room(n1=9).nodes, probing=True, failed_rigs=failed_rigs)
+    assert room.probes == 1
+    assert order(many(1, 2) + many(2, 2, at_s=50) + many(3, 2, at_s=99), room) == [chosen]
+
+
+def test_a_probe_is_for_a_bead_that_did_not_fail() -> None:
+    failed = many(1, 2, priority=0, failed_node_id=1, tried_at=after(5))
+    good = many(1, 1, at_s=99, bead_id="good", priority=3)
+    assert order([*failed, *good], probing(1)) == ["good"]
+    assert order(failed, probing(1)) == ["r1-0"]
+    waited = many(1, 1, at_s=50, bead_id="waited", failed_node_id=1, tried_at=after(4))
+    assert order([*failed, *waited], probing(1)) == ["waited"]
+    forced = many(1, 1, at_s=99, bead_id="forced", failed_node_id=1, forced=True, tried_at=after(9))
+    assert order([*failed, *good, *forced], probing(1)) == ["forced"]  # somebody asked for that one, by hand
+
+
+def test_a_probe_that_does_not_fit_is_for_the_next() -> None:
+    room = probing(2, rigs={1: 0, 2: 9, 3: 9}, budget_usd=1.0, caps_usd={3: 2.0})
+    assert order(many(1, 1) + many(2, 1) + many(3, 1), room) == ["r2-0"]
+    assert order(many(1, 1) + many(2, 1), probing(town=0)) == []
+
+
+def test_a_node_that_rests_is_tried_when_the_others_are_full() -> None:
+    nodes = (*a_room(n2=1).nodes, *probing(1).nodes)
+    room = Room(town=9, rigs={1: 9, 2: 9}, nodes=nodes)
+    assert names(place(many(1, 2, last_node_id=1) + many(2, 1, at_s=50), room)) == {"r1-0": "n2", "r2-0": "n1"}
+    assert names(place(many(1, 1, last_node_id=1), room)) == {"r1-0": "n2"}
+    assert room.probes == 1
+
+
 def test_a_preset_at_rest_starts_nothing() -> None:
     room = Room(town=9, rigs={1: 9}, nodes=a_room(n1=9).nodes, resting=frozenset({"claude"}))
     assert order(many(1, 1, preset="claude") + many(1, 1, bead_id="gt-2", preset="shell"), room) == ["gt-2"]
@@ -149,14 +200,24 @@ CANDIDATES = st.builds(
     preset=st.sampled_from(["", "shell", "claude"]),
     last_node_id=st.none() | st.integers(0, 4),
     failed_node_id=st.none() | st.integers(0, 4),
+    tried_at=st.integers(-9, 9).map(after),
 )
+FAILED_RIGS = st.lists(st.integers(1, 4), max_size=4).map(tuple)
 ROOMS = st.builds(
     Room,
     town=st.integers(-2, 6),
     rigs=st.dictionaries(st.integers(1, 3), st.integers(-2, 4)),
     nodes=st.lists(st.integers(-2, 4), max_size=4).map(
         lambda frees: tuple(NodeRoom(node_id=number, name=str(number), free=free) for number, free in enumerate(frees))
+    )
+    | st.lists(st.tuples(st.integers(-1, 1), FAILED_RIGS), max_size=3).map(
+        lambda given: tuple(
+            NodeRoom(node_id=number, name=str(number), free=free, probing=bool(number), failed_rigs=failed)
+            for number, (free, failed) in enumerate(given)
+        )
     ),
+    probing=st.booleans(),
+    failed_rigs=FAILED_RIGS,
     used=st.dictionaries(st.integers(1, 3), st.integers(0, 5)),
     resting=st.sampled_from([frozenset(), frozenset(), frozenset({"claude"})]),
     budget_usd=st.none() | st.floats(-1, 9),
@@ -187,6 +248,24 @@ def test_never_more_than_is_free_and_never_less(candidates: list[Candidate], roo
         for each in candidates:
             fits = room.rigs.get(each.rig_id, 0) > started[each.rig_id] and room.affords(each.rig_id, spent)
             assert each.bead_id in placed or each.preset in room.resting or not fits
+
+
+@settings(max_examples=300, deadline=None, derandomize=True)
+@given(ready=st.dictionaries(st.integers(1, 4), st.integers(1, 6), min_size=1), kept=st.integers(4, 9))
+def test_each_bead_gets_its_probe_though_all_fail(ready: dict[int, int], kept: int) -> None:
+    """Probe after probe: each rig within as many as there are rigs, each bead in a round of its rig."""
+    waiting = {each.bead_id: each for rig, count in ready.items() for each in many(rig, count, priority=rig % 2)}
+    begun: list[int] = []
+    tried: Counter[str] = Counter()
+    for now in range(3 * sum(ready.values())):
+        (bead_id,) = order(list(waiting.values()), probing(*begun[-kept:], rigs=dict.fromkeys(ready, 9)))
+        waiting[bead_id] = replace(waiting[bead_id], failed_node_id=1, last_node_id=1, tried_at=after(now))
+        begun.append(waiting[bead_id].rig_id)
+        tried[bead_id] += 1
+        assert set(begun[-len(ready) :]) == ready.keys() or len(begun) < len(ready)
+    for rig in ready:
+        times = [tried[bead_id] for bead_id, each in waiting.items() if each.rig_id == rig]
+        assert max(times) - min(times) <= 1
 
 
 @settings(max_examples=300, deadline=None, derandomize=True)

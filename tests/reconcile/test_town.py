@@ -83,6 +83,13 @@ def test_the_first_call_of_any_attempt_closes_the_breaker(started_s: float | Non
         assert town.open_breaker(view, after(1), POLICY) is None
 
 
+@pytest.mark.parametrize(("started_s", "closes"), [(-61, False), (-60, False), (-59, True), (0, True)])
+def test_a_first_call_that_nobody_saw_when_the_breaker_opened_closes_it(started_s: float, closes: bool) -> None:
+    """Its transaction was not committed then. Older ones are no news."""
+    view = opened(last_started_at=after(started_s), infra_since=after(-60), infra_failures=20)
+    assert (town.breaker_move(view, after(1), POLICY) is not None) is closes
+
+
 @pytest.mark.parametrize(
     ("at_s", "ended_s", "starting", "slots"),
     [
