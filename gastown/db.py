@@ -3,11 +3,15 @@
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import cache
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, DateTime, Engine, Function, create_engine, func
+import psycopg
+from psycopg.abc import AdaptContext, Buffer
+from psycopg.adapt import Loader
+from psycopg.pq import Format
+from sqlalchemy import Connection, DateTime, Engine, Function, create_engine, event, func
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, NotSupportedError, ProgrammingError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session
@@ -19,10 +23,12 @@ T = TypeVar("T")
 
 CONNECT_TIMEOUT_S = 3
 TIMEOUTS = "-c statement_timeout=5s -c lock_timeout=2s -c idle_in_transaction_session_timeout=10s"  # DESIGN 3
-UTC = "-c timezone=UTC"  # what is read has one zone, wherever the server is: days of the log, times in reasons
+IN_UTC = "-c timezone=UTC"  # what is read has one zone, wherever the server is: days of the log, times in reasons
 TIMED_OUT = {"55P03", "57014"}  # a lock, a statement
 TRY_AGAIN = {"40001", "40P01"}  # serialization failure, deadlock: the same again can work
 CALLERS_FAULTS = (IntegrityError, DataError, ProgrammingError, NotSupportedError)
+EARLIEST = datetime(2, 1, 1, tzinfo=UTC)  # a year from what Python can say, so that it can be calculated with
+LATEST = datetime(9999, 1, 1, tzinfo=UTC)
 CALLERS_STATES = {"25P02", "54000", "54001", "54011", "54023"}  # went on after an error; a limit of Postgres
 
 
@@ -31,10 +37,37 @@ def gastown_now() -> Function[datetime]:
     return func.gastown_now(type_=DateTime(timezone=True))
 
 
-def make_engine(url: str, *, session_options: str = UTC, **options: Any) -> Engine:
+def make_engine(url: str, *, session_options: str = IN_UTC, **options: Any) -> Engine:
     session = f"{TIMEOUTS} {session_options}"
     arguments = {"connect_timeout": CONNECT_TIMEOUT_S, "options": session, "application_name": "gastown"}
-    return create_engine(url, **{"connect_args": arguments, "pool_pre_ping": True} | options)
+    engine = create_engine(url, **{"connect_args": arguments, "pool_pre_ping": True} | options)
+    event.listen(engine, "connect", _read_any_time)
+    return engine
+
+
+class _AnyTime(Loader):
+    """Reads also times that Python has no word for, such as `infinity`: as EARLIEST or LATEST.
+
+    Somebody may have put one into a row by hand, and psycopg raises for the whole result, so for a whole town.
+    It costs 0.2 us a value over psycopg's own loader (0.2), which a subclass of its Python one would not (2.4).
+    """
+
+    def __init__(self, oid: int, context: AdaptContext | None = None) -> None:
+        super().__init__(oid, context)
+        loader = psycopg.adapters.get_loader(oid, Format.TEXT)
+        assert loader is not None
+        self._of_psycopg = loader(oid, context)
+
+    def load(self, data: Buffer) -> Any:
+        try:
+            return self._of_psycopg.load(data)
+        except psycopg.DataError:
+            stored = bytes(data)
+            return EARLIEST if stored.startswith(b"-") or stored.endswith(b"BC") else LATEST
+
+
+def _read_any_time(connection: psycopg.Connection, _record: object) -> None:
+    connection.adapters.register_loader("timestamptz", _AnyTime)
 
 
 def engine() -> Engine:
@@ -50,7 +83,7 @@ def _engine_of(pid: int) -> Engine:
 @cache
 def _quick_engine_of(pid: int) -> Engine:
     options = {"isolation_level": "AUTOCOMMIT", "pool_pre_ping": False, "pool_size": 2, "max_overflow": 8}
-    return make_engine(get_settings().database, session_options=f"{UTC} -c synchronous_commit=off", **options)
+    return make_engine(get_settings().database, session_options=f"{IN_UTC} -c synchronous_commit=off", **options)
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """Transactions: what is tried once more, what is called temporary, and which zone times are in."""
 
 import threading
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from sqlalchemy import create_engine, func, select, text
@@ -137,3 +137,21 @@ def test_times_are_in_utc_wherever_the_server_is(database: str, zone: str) -> No
     with transaction() as session:
         assert session.scalars(select(gastown_now())).one().utcoffset() == timedelta(0)
         assert session.scalar(text("SHOW timezone")) == "UTC"
+
+
+@pytest.mark.parametrize(
+    ("stored", "read"),
+    [
+        ("infinity", db.LATEST),
+        ("20000-01-01 00:00+00", db.LATEST),
+        ("-infinity", db.EARLIEST),
+        ("0044-03-15 00:00+00 BC", db.EARLIEST),
+        ("2026-11-22 12:00:00.5+02", datetime(2026, 11, 22, 10, 0, 0, 500_000, UTC)),
+    ],
+)
+def test_a_time_that_python_has_no_word_for_is_read(database: str, stored: str, read: datetime) -> None:
+    """It would cost the whole result otherwise, with all the rows beside it."""
+    for connection in (transaction, db.one_statement):
+        with connection() as here:
+            assert here.execute(text(f"SELECT 1, TIMESTAMPTZ '{stored}', NULL::timestamptz")).one() == (1, read, None)
+    assert read - timedelta(days=300) < read < read + timedelta(days=300)

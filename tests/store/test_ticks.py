@@ -30,6 +30,7 @@ from tests.builders import (
     BASE,
     HEAD,
     a_bead,
+    a_node,
     a_rig,
     a_town,
     agent_of,
@@ -47,6 +48,7 @@ from tests.ticks import batch, live, take_messages, tick, verdict_of
 from tests.views import after
 
 QUEUED, RUNNING, LOST = DispatchStatus.QUEUED, DispatchStatus.RUNNING, DispatchStatus.LOST
+STARTING = DispatchStatus.STARTING
 
 
 # --- wake-ups
@@ -230,6 +232,33 @@ def test_a_row_that_cannot_be_read_costs_its_own_bead_a_delay(town: Town, clock:
         asked = {row.cause: row.message for row in escalations.list_inbox(session, town.id)}
     assert asked.keys() == {f"rule:{ready.id}", f"rule:{running.bead_id}"}
     assert "'unlucky' is not a valid FailureClass" in asked[f"rule:{ready.id}"]
+
+
+OF_BEADS = ("created_at", "not_before", "looked_at", "forced_at", "wake_at", "ready_at")
+OF_ATTEMPTS = ("queued_at", "starting_at", "call_ended_at", "started_at", "heartbeat_at", "lease_expires_at", "seen_at",
+               "progress_at")  # fmt: skip
+
+
+@pytest.mark.parametrize("stored", ["infinity", "-infinity"])
+def test_a_time_past_all_others_stops_no_neighbour(town: Town, stored: str) -> None:
+    """S37. Somebody put it there by hand: Postgres stores what Python has no word for."""
+    with transaction() as session:
+        a_node(session).capacity = 1000
+        a_town(session).policy = {"max_running": 1000, "rig_max_running": 1000}
+        poison = {"stored": stored}
+        for column in OF_BEADS:
+            statement = text(f"UPDATE beads SET {column} = :stored WHERE id = :id")
+            session.execute(statement, poison | {"id": a_bead(session).id})
+            session.execute(statement, poison | {"id": a_bead(session, wake_at=None, ready_at=after(0)).id})
+        for column in OF_ATTEMPTS:
+            for status in (QUEUED, STARTING, RUNNING, LOST):
+                statement = text(f"UPDATE dispatches SET {column} = :stored WHERE id = :id")
+                session.execute(statement, poison | {"id": an_attempt(session, status).id})
+        healthy = a_bead(session)
+    tick()
+    assert healthy.id in {each.bead_id for each in live()}
+    with transaction() as session:
+        assert counters.RULE_ERRORS not in counters.read_counters(session)
 
 
 def test_a_rule_that_raises_costs_its_own_bead_a_delay(
