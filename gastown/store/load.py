@@ -40,7 +40,7 @@ _TOWN = text(f"""
             (SELECT ended_at FROM dispatches
              WHERE town_id = :town_id AND ended_at > towns.breaker_opened_at AND queued_at > towns.breaker_opened_at
              ORDER BY ended_at DESC LIMIT 1) AS probe_ended_at,
-            (SELECT jsonb_agg(jsonb_build_array(preset, until, reason) ORDER BY preset)
+            (SELECT jsonb_agg(jsonb_build_array(preset, least(until, '9999-01-01'), reason) ORDER BY preset)
              FROM rate_limits WHERE town_id = :town_id AND until > :now) AS rests
         FROM towns WHERE towns.id = :town_id
     ), live AS MATERIALIZED (

@@ -246,6 +246,8 @@ def test_a_time_past_all_others_stops_no_neighbour(town: Town, stored: str) -> N
         a_node(session).capacity = 1000
         a_town(session).policy = {"max_running": 1000, "rig_max_running": 1000}
         poison = {"stored": stored}
+        rest = "INSERT INTO rate_limits (town_id, preset, until, reason) VALUES (:town, 'other', :stored, 'x')"
+        session.execute(text(rest), poison | {"town": town.id})
         for column in OF_BEADS:
             statement = text(f"UPDATE beads SET {column} = :stored WHERE id = :id")
             session.execute(statement, poison | {"id": a_bead(session).id})
