@@ -13,6 +13,7 @@ from gastown.errors import TemporaryError
 from gastown.runtimes import RunSpec
 from gastown.settings import get_settings
 from gastown.sim.actors import Actor
+from gastown.sim.moods import ENDED_MORE
 from gastown.sim.nodes import Node
 from gastown.sim.target import sha
 from gastown.states import FailureCode
@@ -60,7 +61,7 @@ class SimAgent:
             return []
         faults = self.world.chances.mood.agents if self.world.faults_on else 0.0
         if self.silent:
-            return [(0.08 if self.world.faults_on else 5.0, "wakes up"), (0.03, "dies")]
+            return [(self.world.chances.mood.waking if self.world.faults_on else 5.0, "wakes up"), (0.03, "dies")]
         ways = [(weight * faults, what) for what, weight in FAULTS.items()]
         if self.calling or not self.reachable:
             return ways
@@ -77,7 +78,8 @@ class SimAgent:
         ways += [(0.6, "logs"), (0.6, "checkpoint"), (0.2, "status"), (0.8, "works")]
         if not self.world.faults_on:
             return [*ways, (3, "succeeds"), (0.5, "changes nothing")]
-        return ways + [(weight * self.world.chances.mood.haste, what) for what, weight in ENDINGS.items()]
+        endings = ENDINGS | ENDED_MORE.get(self.world.theme, {})
+        return ways + [(weight * self.world.chances.mood.haste, what) for what, weight in endings.items()]
 
     @property
     def reachable(self) -> bool:
@@ -117,7 +119,9 @@ class SimAgent:
         if what == "winds down":
             return Done(outcome="stopped", base_sha=base, wip_sha=wip, message="told to stop")
         code = what.partition(": ")[2] or str(FailureCode.AGENT_FAILED)
-        return Done(outcome="failed", base_sha=base, wip_sha=wip, code=code, message="it failed", exit_code=1)
+        again_s = 600.0 if code == FailureCode.RATE_LIMITED and self.work % 2 else None
+        said: dict[str, Any] = {"base_sha": base, "wip_sha": wip, "code": code, "message": "it failed", "exit_code": 1}
+        return Done(outcome="failed", cost_usd=self.work / 4, retry_after_s=again_s, **said)
 
     def _calls(self, what: str) -> Callable[[Any], Any]:
         key = UUID(self.id)

@@ -12,7 +12,7 @@ from kombu.exceptions import OperationalError
 from gastown.sim.actors import Option, Stage
 
 ALIKE = 2
-KEPT = 60  # messages of one queue; more than that is a backlog that would only slow the simulation down
+MANY = 150  # messages of one queue that nobody took: it would grow for ever
 SHORT = {
     "gastown.reconcile": "tick",
     "gastown.start_container": "start",
@@ -44,6 +44,8 @@ class SimBroker:
     def __init__(self, stage: Stage, clock: Callable[[], datetime], name_of: Callable[[str, Any], str]) -> None:
         self.stage, self.clock, self.name_of = stage, clock, name_of
         self.on_publish: Callable[[str, tuple[Any, ...]], None] = lambda *_: None
+        self.is_read: Callable[[str], bool] = lambda _queue: True  # by a worker that was there at least once
+        self.on_pile: Callable[[str, int], None] = lambda *_: None
         self.up = True
         self.queues: dict[str, list[Message]] = {}
 
@@ -69,7 +71,8 @@ class SimBroker:
         if name == "gastown.reconcile" and sum(each.label == message.label for each in waiting) >= ALIKE:
             return  # lost, as any message may be: more of the same ticks would only take the time of other things
         waiting.append(message)
-        del waiting[:-KEPT]
+        if len(waiting) > MANY or not self.is_read(queue):
+            self.on_pile(queue, len(waiting))
 
     def waiting(self) -> list[Message]:
         """Each message that could be delivered now, oldest first; of those with one label, the oldest."""

@@ -2,10 +2,11 @@
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from random import Random
 from typing import TYPE_CHECKING
+
+from gastown.sim.moods import Mood, Theme
 
 if TYPE_CHECKING:
     from gastown.sim.agents import SimAgent
@@ -19,39 +20,7 @@ BEATS = {"reconcile": 0.5, "inspect": 0.15, "sweep": 0.3, "resync": 0.03, "house
 SWEEP = (" *", " True")
 MESSAGES = {"tick": 1.2, "inspect": 0.5, "resync": 0.3}
 STATEMENTS = (1, 2, 3, 4, 5, 6, 8, 10, 13, 17, 22)
-JUMPS = ((1, 2.0), (5, 1.0), (20, 0.4), (60, 0.3), (400, 0.03), (4000, 0.004))  # seconds, weight
-
-
-@dataclass(frozen=True)
-class Mood:
-    """What a seed is like: many kinds of histories show more than one in which everything goes a little wrong."""
-
-    faults: float  # of calls of the outside
-    deaths: float  # of processes, workers and machines
-    losses: float  # of messages
-    outages: float
-    agents: float  # that die or hang
-    within: float  # how often an actor is stopped between two statements of a transaction
-    wishes: float  # how often people ask for something
-    haste: float  # how soon agents are done
-    jumps: float  # of the clock
-
-    @classmethod
-    def of(cls, seed: int) -> "Mood":
-        rng = Random(seed)
-        some = (0.0, 1.0, 3.0, 8.0)
-        faults, deaths, losses, outages, agents = (rng.choice(some) for _ in range(5))
-        return cls(
-            faults=faults,
-            deaths=deaths,
-            losses=losses,
-            outages=outages,
-            agents=agents,
-            within=rng.choice((0.0, 0.1, 0.3)),
-            wishes=rng.choice((0.03, 0.08, 0.15)),
-            haste=rng.choice((0.1, 0.4, 1.0)),
-            jumps=rng.choice((0.3, 1.0, 2.5)),
-        )
+MAY_PAUSE = ("run ", "deliver ", "agent ", "user ", "lease ")  # what begins, or goes on with, a transaction
 
 
 class Chances:
@@ -68,19 +37,21 @@ class Chances:
         if self.world.faults_on and rng.random() < often:
             wish = self.world.users.draw(rng)
             if wish is not None:
-                return wish
+                return self._with_pause(rng, wish)
         [label] = rng.choices([label for _, label in chances], [weight for weight, _ in chances])
-        if label.startswith("run "):
-            return self._with_option(rng, label)
-        return label
+        return self._with_pause(rng, self._with_option(rng, label) if label.startswith("run ") else label)
 
     def _with_option(self, rng: Random, label: str) -> str:
         actor = self.world.stage.actors[label.removeprefix("run ")]
         faults = self.mood.faults if self.world.faults_on else 0.0
         weights = [each.weight * (faults if each.fault else 1.0) for each in actor.options]
         [option] = rng.choices(actor.options, weights)
-        paused = f" ~{rng.choice(STATEMENTS)}" if self.world.faults_on and rng.random() < self.mood.within else ""
-        return f"{label}: {option.name}{paused}"
+        return f"{label}: {option.name}"
+
+    def _with_pause(self, rng: Random, label: str) -> str:
+        """Perhaps stopped between two statements, when what others do with the same rows is worth the most."""
+        pauses = self.world.faults_on and label.startswith(MAY_PAUSE) and rng.random() < self.mood.within
+        return f"{label} ~{rng.choice(STATEMENTS)}" if pauses else label
 
     def all(self) -> Iterator[Chance]:
         """Everything that can happen now. Without faults: what a fair world owes."""
@@ -94,8 +65,11 @@ class Chances:
 
     def _actors(self) -> Iterator[Chance]:
         for actor in self.world.stage.actors.values():
-            weight = ACTORS.get(actor.name.partition(" ")[0], 6.0)
-            yield (0.5 * weight if actor.in_transaction else weight), f"run {actor.name}"
+            kind = actor.name.partition(" ")[0]
+            weight = ACTORS.get(kind, 6.0)
+            if kind == "merge" and self.world.faults_on:
+                weight = self.mood.merging
+            yield (self.mood.resuming * weight if actor.in_transaction else weight), f"run {actor.name}"
 
     def _messages(self) -> Iterator[Chance]:
         for message in self.world.broker.waiting():
@@ -137,7 +111,7 @@ class Chances:
             yield 1.5, "api beats"
         for lease in world.leases:
             if lease.due_at <= world.now and self._idle(f"lease {lease.name}") and lease.worker is not None:
-                yield 4.0, f"lease {lease.name} beats"
+                yield (self.mood.leases if self.world.faults_on else 4.0), f"lease {lease.name} beats"
 
     def _idle(self, name: str) -> bool:
         return name not in self.world.stage.actors
@@ -157,7 +131,7 @@ class Chances:
                 yield pace, f"clock +{wait_s:.3f}"
                 yield pace, f"clock +{min(wait_s + 1, max(wait_s, 5)):.3f}"
         if world.faults_on:
-            for seconds, weight in JUMPS:
+            for seconds, weight in self.mood.far:
                 if not open_since or seconds <= 5:
                     yield pace * weight * 0.4 * self.mood.jumps, f"clock +{seconds}"
 
@@ -191,11 +165,15 @@ class Chances:
                 yield 0.005 * deaths, f"shut down {worker.name}"
         for node in world.nodes.values():
             if not node.joined:
-                yield 0.02, f"join {node.name}"
+                yield (0.0 if world.theme is Theme.CONTENTION else 0.02), f"join {node.name}"
             elif node.up:
-                yield (0.02 * outages, f"cut off {node.name}") if node.connected else (0.4, f"connect {node.name}")
+                yield (
+                    (0.02 * outages, f"cut off {node.name}")
+                    if node.connected
+                    else (self.mood.back, f"connect {node.name}")
+                )
                 yield 0.01 * deaths, f"reboot {node.name}"
-        yield (0.03 * outages, "api goes") if world.api_up else (0.4, "api comes")
+        yield (0.03 * outages, "api goes") if world.api_up else (self.mood.back, "api comes")
         yield (0.03 * outages, "broker goes") if world.broker.up else (0.5, "broker comes")
         yield 0.01 * self.mood.losses, "flush"
         for rig in world.rigs:
@@ -205,6 +183,8 @@ class Chances:
 
     def perform(self, label: str) -> bool:
         """Do what a label says. False: that is not possible now."""
+        label, _, pause = label.partition(" ~")
+        self.world.pause_in = int(pause) if pause else None
         verb, _, rest = label.partition(" ")
         match verb:
             case "run":
@@ -228,11 +208,10 @@ class Chances:
 
     def _run(self, rest: str) -> bool:
         name, _, chosen = rest.rpartition(": ")
-        chosen, _, pause = chosen.partition(" ~")
         actor = self.world.stage.actors.get(name)
         if actor is None or chosen not in {each.name for each in actor.options}:
             return False
-        self.world.advance(actor, chosen, int(pause) if pause else None)
+        self.world.advance(actor, chosen)
         return True
 
     def _message(self, verb: str, rest: str) -> bool:

@@ -11,7 +11,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
+from itertools import count
 from typing import Any
+
+from gastown.sim.moods import THEMES, Theme
 
 
 @dataclass(frozen=True)
@@ -20,9 +23,15 @@ class Mutant:
 
     name: str
     changes: tuple[tuple[str, str, str], ...]
-    seed: int = 1000  # where to begin: it is known to be noticed soon
-    seeds: int = 12
+    theme: Theme  # of the histories in which it shows soonest
+    begin: int  # the first of them is the next one from here
     within: int = 20_000  # steps
+
+    @property
+    def seeds(self) -> Iterator[int]:
+        """Seeds of its theme, without end."""
+        first = self.begin + (THEMES.index(self.theme) - self.begin) % len(THEMES)
+        return count(first, len(THEMES))
 
     @contextmanager
     def installed(self) -> Iterator[None]:
@@ -70,8 +79,8 @@ def _places(function: Any, mutated: Any) -> Iterator[tuple[Any, str, Any, Any]]:
                 yield module, name, value, tuple(mutated if each is function else each for each in value)
 
 
-def _of(name: str, *changes: tuple[str, str, str]) -> Mutant:
-    return Mutant(name, changes)
+def _of(name: str, *changes: tuple[str, str, str], theme: Theme = Theme.MIXED, begin: int = 1000) -> Mutant:
+    return Mutant(name, changes, theme, begin)
 
 
 ATTEMPTS, ENDINGS, CLAIMS = "gastown.store.attempts", "gastown.store.endings", "gastown.store.claims"
@@ -139,14 +148,35 @@ MUTANTS = (
         "a retry that forgets where attempts count from",
         ("gastown.store.beads:reopen", '"attempts_from": last_epoch(session, bead.id)', '"attempts_from": 0'),
     ),
-)
-
-# Not noticed so far: what they break is held by another protection as well, or needs a race that is drawn rarely.
-UNNOTICED = (
+    _of(
+        "node slots counted without the lock",
+        (f"{CLAIMS}:_lock_nodes", ".with_for_update(key_share=True)", ""),
+        theme=Theme.CONTENTION,
+    ),
     _of(
         "two reconcilers decide for one town at a time",
         (f"{CLAIMS}:try_lock_town", "return bool(", "return True or bool("),
-        (f"{CLAIMS}:_lock_nodes", "session.execute(select(Node.id)", "(select(Node.id)"),
+        (f"{CLAIMS}:_lock_nodes", ".with_for_update(key_share=True)", ""),
+        theme=Theme.CONTENTION,
+    ),
+    _of(
+        "no lock on the bead's row",
+        ("gastown.store.moves:lock_bead", ".with_for_update(key_share=True)", ""),
+        theme=Theme.CONTENTION,
+    ),
+    _of(
+        "a start that is claimed twice",
+        (f"{ATTEMPTS}:claim_start", "if not move(", "if dispatch.status != DispatchStatus.STARTING and not move("),
+    ),
+    _of(
+        "an adoption that does not look at the hook",
+        (f"{ATTEMPTS}:_wanted", "return session.scalar(statement) is not None", "return True"),
+        theme=Theme.OUTAGES,
+    ),
+    _of(
+        "leases that run while the API is away",
+        ("gastown.store.views:_is_outage", "return silent or", "return False and"),
+        theme=Theme.OUTAGES,
     ),
     _of(
         "a push that does not ask whether it is wanted",
@@ -155,34 +185,49 @@ UNNOTICED = (
             "if in_transaction(lambda session: merges.begin_push(session, order, sha, onto)):",
             "if in_transaction(lambda session: merges.begin_push(session, order, sha, onto)) or True:",
         ),
-    ),
-    _of(
-        "an adoption that does not look at the hook",
-        (f"{ATTEMPTS}:_wanted", "return session.scalar(statement) is not None", "return True"),
-    ),
-    _of(
-        "a start that is claimed twice",
-        (
-            f"{ATTEMPTS}:claim_start",
-            "if not move(",
-            "if dispatch.status != DispatchStatus.STARTING and not move(",
-        ),
-    ),
-    _of(
-        "leases that run while the API is away",
-        ("gastown.store.views:_is_outage", "return silent or", "return False and"),
+        theme=Theme.MERGING,
     ),
     _of(
         "a merge record that does not look at the epoch",
         (f"{MERGES}:_ours", "found[1].merge_epoch == order.merge_epoch", "True"),
-    ),
-    _of(
-        "a done that keeps the hook",
-        (f"{REPORTS}:_succeed", "agents.unhook(session, bead.id)", "pass"),
+        theme=Theme.MERGING,
     ),
     _of(
         "a merge claim that takes what is being pushed",
         (f"{MERGES}:claim_merge", "request.lease_expires_at is None or request.lease_expires_at > now", "False"),
+        theme=Theme.MERGING,
     ),
-    _of("no lock on the bead's row", ("gastown.store.moves:lock_bead", ".with_for_update(key_share=True)", "")),
+    _of(
+        "a cancel that does not wait for the push",
+        (f"{MERGES}:close_request", "if request.status == MergeStatus.PUSHING or", "if"),
+        (f"{MERGES}:close_request", "(MergeStatus.OPEN, MergeStatus.IN_PROGRESS)", "(*MERGING, MergeStatus.OPEN)"),
+        theme=Theme.MERGING,
+    ),
+    _of("a done that keeps the hook", (f"{REPORTS}:_succeed", "agents.unhook(session, bead.id)", "pass")),
+    _of(
+        "a breaker that lets several try",
+        ("gastown.reconcile.town:open_breaker", "probing=view.starting > 0", "probing=False"),
+        ("gastown.reconcile.town:room", "else min(town, 1)", "else town"),
+        theme=Theme.FAILING,
+    ),
+    _of(
+        "a breaker that asks nobody to wait",
+        ("gastown.reconcile.town:room", "0 if breaker.shut(now) else min(town, 1)", "min(town, 1)"),
+        theme=Theme.FAILING,
+    ),
+    _of(
+        "a budget without what is reserved",
+        ("gastown.reconcile.town:budget_left_usd", " - view.reserved_usd", ""),
+        theme=Theme.SLOW,
+    ),
+    _of("a drained node that takes starts", ("gastown.reconcile.town:free_on", "or node.draining ", "")),
+    _of(
+        "requests to people that are never settled",
+        ("gastown.store.escalations:settle_gone", "len(session.execute", "0 and len(session.execute"),
+        (
+            "gastown.store.escalations:settle_bead",
+            "_settle(session, Escalation.town_id",
+            "bool((session, Escalation.town_id",
+        ),
+    ),
 )

@@ -10,6 +10,7 @@ from gastown.sim.actors import Option, Stage
 
 if TYPE_CHECKING:
     from gastown.sim.agents import SimAgent
+    from gastown.sim.world import World
 
 STARTING = (
     Option("accepted", 20),
@@ -41,8 +42,8 @@ class Node:
 class SimRuntime:
     """The runtime of the node whose worker is calling. Implements gastown.runtimes.Runtime."""
 
-    def __init__(self, stage: Stage, boot: Callable[[Node, RunSpec], None], on_stop: Callable[[str], None]) -> None:
-        self.stage, self.boot, self.on_stop = stage, boot, on_stop
+    def __init__(self, stage: Stage, boot: Callable[[Node, RunSpec], None], world: "World") -> None:
+        self.stage, self.boot, self.world = stage, boot, world
 
     @property
     def node(self) -> Node:
@@ -51,11 +52,12 @@ class SimRuntime:
         return node
 
     def start(self, spec: RunSpec) -> Handle | None:
+        self.world.oracles.note_start(spec.name)
         outcome, node = self.stage.pause("runtime.start", STARTING), self.node
         handle = Handle(name=spec.name, pid=1)
         if spec.name in node.agents:
             return handle
-        if outcome == "refused":
+        if outcome == "refused" or self.world.starts_fail(node, spec):
             return None
         if outcome == "raises":
             raise OSError("no space left on device")
@@ -87,7 +89,7 @@ class SimRuntime:
         agent = node.agents.get(name)
         if agent is None:
             return
-        self.on_stop(name)
+        self.world.oracles.note_stop(name)
         agent.told_to_stop = True
         self.stage.pause("waits for it to wind down")
         agent.leave()  # what it wrote is on its ref by now: the supervisor saves before anything else

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 
+from gastown.sim import holding
 from gastown.sim.actors import Actor
+from gastown.sim.broker import MANY
 from gastown.states import ADOPTABLE, LIVE, MACHINES, RELEASING, TERMINAL
 from gastown.store.resync import INVARIANTS, REASONS
 
@@ -23,13 +25,13 @@ TABLES = {
     "beads": "id, town_id, rig_id, status, resolution, held_at IS NOT NULL AS held, wake_at, not_before, attempts_from,"
     " verdict, ready_at",
     "dispatches": "id, town_id, rig_id, node_id, bead_id, agent_id, epoch, status, code, failure_class, head_sha,"
-    " wip_sha, queued_at, ended_at, adopted_at",
+    " wip_sha, queued_at, ended_at, adopted_at, cost_usd, cap_usd",
     "agents": "id, bead_id, status",
     "merge_requests": "id, bead_id, dispatch_id, rig_id, status, head_sha, merge_sha, staged_sha, merged_sha,"
     " merge_epoch, lease_expires_at",
     "bead_dependencies": "bead_id, blocker_id",
-    "nodes": "id, name, capacity, draining_at IS NOT NULL AS draining",
-    "towns": "id, paused_at IS NOT NULL AS paused, policy",
+    "nodes": "id, name, capacity, coalesce(draining_at, closed_at) IS NOT NULL AS draining",
+    "towns": "id, paused_at IS NOT NULL AS paused, policy, breaker_opened_at",
     "services": "name AS id, alive_at, back_at",
     "rigs": "id, town_id, paused_at IS NOT NULL AS paused, policy",
 }
@@ -117,6 +119,8 @@ class Oracles:
         self.served: dict[str, str] = {}  # attempt -> the head of its accepted done
         self.saved: dict[str, str] = {}  # attempt -> the last WIP that was accepted
         self.forced: set[str] = set()
+        self.begun: set[str] = set()  # attempts whose start was asked of a runtime
+        self.at_merge: dict[int, Actor | None] = {}  # who claimed a merge last
         self.limits: list[tuple[int, dict[str, Any]]] = []
         self._query = _query()
         self._connection: psycopg.Connection[Any] | None = None
@@ -154,6 +158,7 @@ class Oracles:
         self._check_fences()
         self._check_outages()
         self._check_created(actor)
+        holding.check(self, actor)
         self._check_terminal(actor)
         self._check_merges()
         self._check_processes()
@@ -201,6 +206,8 @@ class Oracles:
         for row in new:
             self._check_room(row, live, since)
             self._check_wanted(row)
+            holding.check_breaker(self, row, live)
+            holding.check_budget(self, row, live, since)
 
     def _check_room(self, new: Row, live: list[Row], since: int) -> None:
         for what, limit in self.world.limits_since(since, new, self.before, self.now).items():
@@ -320,6 +327,17 @@ class Oracles:
         tables = {"gastown.start_container": "dispatches", "gastown.merge": "merge_requests"}
         if task in tables and args[0] not in self.now.tables[tables[task]]:
             self.fail("a message about what is not committed", task)
+
+    def note_start(self, dispatch_id: str) -> None:
+        if dispatch_id in self.begun:
+            self.fail("a start that two workers made", self.world.name_of(dispatch_id))
+        self.begun.add(dispatch_id)
+
+    def note_pile(self, queue: str, messages: int) -> None:
+        if messages > MANY:
+            self.fail("a queue that only grows", f"{messages} wait in {queue}")
+        else:
+            self.fail("a message that nobody can ever read", queue)
 
     def note_stop(self, dispatch_id: str) -> None:
         if dispatch_id not in self.fenced:

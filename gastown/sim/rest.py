@@ -6,11 +6,11 @@ from typing import Any
 from sqlalchemy import or_, select
 from sqlalchemy.orm import Session
 
-from gastown.models import Bead, DecisionRow
+from gastown.models import Bead, BeadDependency, DecisionRow, Escalation, Town
 from gastown.reconcile import decide
 from gastown.reconcile.actions import Escalate
 from gastown.reconcile.views import load
-from gastown.states import TERMINAL, Verdict
+from gastown.states import RELEASING, TERMINAL, BeadStatus, Verdict
 from gastown.store.claims import clock
 from gastown.store.policies import load_policies, policy_of
 from gastown.store.views import load_views
@@ -50,6 +50,36 @@ def forgotten(session: Session) -> list[str]:
         if not same:
             found.append(f"{bead.id} sleeps as {bead.verdict} ({bead.verdict_reason}), and is {decision.verdict}")
     return found
+
+
+def misasked(session: Session) -> list[str]:
+    """Open requests to people whose cause is gone, and beads that failed without one."""
+    beads = {bead.id: bead for bead in session.scalars(select(Bead))}
+    asked = list(session.scalars(select(Escalation).where(Escalation.settled_at.is_(None)).order_by(Escalation.id)))
+    found = [f"asked for {each.cause}" for each in asked if not _is_there(session, each, beads)]
+    causes = {each.cause for each in asked}
+    failed = sorted(bead.id for bead in beads.values() if bead.status == BeadStatus.FAILED)
+    return found + [f"{key} failed, and nobody is asked" for key in failed if f"failed:{key}" not in causes]
+
+
+def _is_there(session: Session, asked: Escalation, beads: dict[str, Bead]) -> bool:
+    """Whether what a person is asked to look at is still so, as far as rows can tell."""
+    kind, _, subject = asked.cause.partition(":")
+    match kind:
+        case "failed":
+            return beads[subject].status == BeadStatus.FAILED
+        case "auth" | "budget":
+            return beads[subject].held_at is not None
+        case "blocker":
+            waiting = select(BeadDependency.bead_id).where(BeadDependency.blocker_id == subject)
+            unfinished = any(beads[key].status not in TERMINAL for key in session.scalars(waiting))
+            return unfinished and beads[subject].status in TERMINAL and beads[subject].resolution not in RELEASING
+        case "breaker":
+            return session.get_one(Town, asked.town_id).breaker_opened_at is not None
+        case "stalled" | "invariant":
+            return False  # nothing runs any more, and nothing may ever have been broken
+        case _:
+            return True
 
 
 def restless(rows: Iterable[Mapping[str, Any]]) -> list[str]:

@@ -9,12 +9,14 @@ from random import Random
 
 from gastown.db import transaction
 from gastown.sim.database import Server
-from gastown.sim.rest import forgotten, replay_decisions, restless
+from gastown.sim.rest import forgotten, misasked, replay_decisions, restless
 from gastown.sim.world import Broken, World
+from gastown.tasks import correcting
 
 STEPS = 1000  # of one seed: enough for a town to be in every state, few enough to be shortened
 SETTLE_STEPS = 6000
 SETTLE_HOURS = 12
+FAIR_STEPS, FAIR_HOURS = 4000, 6  # until what fails may keep nothing else back any more
 
 
 @dataclass
@@ -61,26 +63,47 @@ def _judged(server: Server, seed: int, history: Callable[[World], Iterable[str]]
 def settle(world: World) -> int:
     """Faults off, everything that can happen happens in turn: it must come to rest. Raises Broken. Steps it took."""
     _mend(world)
-    end = world.now.timestamp() + SETTLE_HOURS * 3600
     rng = Random(world.seed)
-    for step in range(SETTLE_STEPS):
-        if step % 50 == 0 and not _restless(world):
-            break
-        label = world.chances.draw(rng)
-        world.take(label)
-        if world.now.timestamp() > end:
-            break
+    steps = 0
+    if world.failing:
+        steps += _wait(world, rng, _kept_back, FAIR_STEPS, FAIR_HOURS)
+        kept_back = _kept_back(world)
+        if kept_back:
+            raise Broken("what fails keeps back what does not", "; ".join(kept_back))
+        world.failing = False
+    steps += _wait(world, rng, _restless, SETTLE_STEPS, SETTLE_HOURS)
     left = _restless(world)
     if left:
         raise Broken("it does not come to rest", "; ".join(left))
     with transaction() as session:
-        wrong = forgotten(session)
-        if wrong:
-            raise Broken("a wake-up was forgotten", "; ".join(wrong))
-        wrong = replay_decisions(session)
-        if wrong:
-            raise Broken("a decision does not replay", "; ".join(wrong[:3]))
-    return step
+        _raise_any("a wake-up was forgotten", forgotten(session))
+        _raise_any("a decision does not replay", replay_decisions(session))
+    if correcting.correct():
+        raise Broken("a wake-up was forgotten", "resync had something to wake")
+    with transaction() as session:
+        _raise_any("a person is asked for no reason, or not asked", misasked(session))
+    return steps
+
+
+def _wait(world: World, rng: Random, left: Callable[[World], list[str]], steps: int, hours: float) -> int:
+    """Until nothing is left, for so many steps or hours at most. The steps that it took."""
+    end = world.now.timestamp() + hours * 3600
+    for step in range(steps):
+        if (step % 50 == 0 and not left(world)) or world.now.timestamp() > end:
+            return step
+        world.take(world.chances.draw(rng))
+    return steps
+
+
+def _raise_any(invariant: str, found: list[str]) -> None:
+    if found:
+        raise Broken(invariant, "; ".join(found[:3]))
+
+
+def _kept_back(world: World) -> list[str]:
+    """Beads that could be done although nothing starts on that rig or node, and are not."""
+    rows = world.oracles.now.tables["beads"].values()
+    return restless(row for row in rows if not world.is_of_failing_rig(row["rig_id"]))
 
 
 def _mend(world: World) -> None:

@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy.orm import Session
 
-from gastown.commands import edges, towns, work
+from gastown.commands import edges, nodes, towns, work
 from gastown.db import in_transaction
 from gastown.errors import GastownError
 from gastown.models import Rig, Town
 from gastown.sim.actors import Actor
-from gastown.states import PRIORITIES
+from gastown.sim.moods import ASKED_MORE
+from gastown.states import ADOPTABLE, PRIORITIES
 from gastown.tasks.base import poke, publish
 
 if TYPE_CHECKING:
@@ -32,6 +33,8 @@ WISHES = {
     "pause": 0.2,
     "resume": 0.6,
     "drain": 0.15,
+    "close": 0.15,  # drains a node by hand
+    "open": 0.5,
     "policy": 0.3,
 }
 
@@ -44,7 +47,8 @@ class Users:
 
     def draw(self, rng: Random) -> str | None:
         """Something that a person may want now. None: nothing to want it of."""
-        wish = rng.choices(list(WISHES), list(WISHES.values()))[0]
+        wishes = WISHES | ASKED_MORE.get(self.world.theme, {})
+        wish = rng.choices(list(wishes), list(wishes.values()))[0]
         beads, world = list(self.world.beads), self.world
         if wish == "sling":
             if world.oracles.unfinished >= AT_ONCE:
@@ -53,7 +57,7 @@ class Users:
             words = ["sling", f"B{len(beads) + 1}", rng.choice(list(world.rigs)), rng.choice(PRIORITIES), *after]
         elif wish in ("pause", "resume"):
             words = [wish, rng.choice([*world.rigs, "town"])]
-        elif wish == "drain":
+        elif wish in ("drain", "close", "open"):
             words = [wish, rng.choice(list(world.nodes))]
         elif wish == "policy":
             name = rng.choice(list(POLICIES))
@@ -63,8 +67,19 @@ class Users:
         elif wish in ("block", "unblock"):
             words = [wish, rng.choice(beads), rng.choice(beads)]
         else:
-            words = [wish, rng.choice(self._likely(wish) or beads[-12:])]
+            touched = self._touched() if rng.random() < world.chances.mood.aimed else []
+            words = [wish, rng.choice(touched or self._likely(wish) or beads[-12:])]
         return f"user {' '.join(words)}"
+
+    def _touched(self) -> list[str]:
+        """The beads at which somebody is just now, or of which an agent was given up and is still there."""
+        world = self.world
+        busy = [name for name in world.stage.actors if name.startswith("merge ")] or world.stage.actors
+        words = {word.partition("/")[0] for name in busy for word in name.split(" ")}
+        rows = world.oracles.now.tables["dispatches"]
+        for node in world.nodes.values():
+            words |= {agent.bead for key, agent in node.agents.items() if rows[key]["status"] in ADOPTABLE}
+        return [name for name in world.beads if name in words]
 
     def _likely(self, wish: str) -> list[str]:
         """The beads of which it makes sense; now and then people ask it of any."""
@@ -117,6 +132,11 @@ class Users:
             return lambda session: towns.set_paused(session, town_id, wish == "pause", rig=rig)
         if wish == "drain":
             return lambda session: towns.drain_node(session, rest[0])
+        if wish in ("close", "open"):
+            if all(row["name"] != rest[0] for row in world.oracles.now.tables["nodes"].values()):
+                return None
+            ask = nodes.drain if wish == "close" else nodes.reopen
+            return lambda session: ask(session, world.towns["town"], rest[0])
         if wish == "policy":
             return lambda session: self._set_policy(session, rest[0], int(rest[1]))
         if any(each not in world.beads for each in rest):

@@ -87,6 +87,10 @@ class Fleet:
             and sum(job.worker is worker for job in self.jobs.values()) < worker.processes
         ]
 
+    def is_read(self, queue: str) -> bool:
+        """Some worker reads it, or did, or will when it is back."""
+        return any(queue in worker.queues and worker.node.joined for worker in self.workers.values())
+
     def deliver(self, message: Message, worker: Worker) -> None:
         """The worker runs the task, up to where something else may happen."""
         self.world.broker.remove(message)

@@ -26,6 +26,7 @@ from gastown.sim.agents import SimAgent
 from gastown.sim.broker import SimBroker
 from gastown.sim.chances import Chances
 from gastown.sim.database import Server
+from gastown.sim.moods import THEMES, Theme, policies_of
 from gastown.sim.nodes import Node, SimRuntime
 from gastown.sim.oracles import Oracles, Row, Snapshot
 from gastown.sim.target import SimTargets, sha
@@ -58,12 +59,15 @@ class World:
         self.stage = Stage()
         self.broker = SimBroker(self.stage, lambda: self.now, self.name_of_argument)
         self.targets = SimTargets(self.stage)
-        self.runtime = SimRuntime(self.stage, self.boot, lambda key: self.oracles.note_stop(key))
+        self.runtime = SimRuntime(self.stage, self.boot, self)
         self.fleet = Fleet(self)
         self.oracles = Oracles(self)
         self.broker.on_publish = self.oracles.note_published
+        self.broker.is_read, self.broker.on_pile = self.fleet.is_read, self.oracles.note_pile
         self.users = Users(self)
         self.chances = Chances(self)
+        self.theme = self.chances.mood.theme
+        self.failing = self.theme is Theme.FAILING  # the rig or the node on which nothing starts
         self.api = SimpleNamespace(name="api", node=None)
         self.api_up = self.faults_on = True
         self.api_beat_at = self.now
@@ -76,6 +80,7 @@ class World:
         self.ended: dict[str, str] = {}  # attempt -> outcome of its accepted report
         self.due: dict[tuple[str, str], datetime] = {}  # of each beat and entry
         self.broken: Broken | None = None
+        self.pause_in: int | None = None  # statements until the actor of this step stops within its transaction
         self.policies: list[tuple[int, Snapshot]] = []
 
     # ---- set-up --------------------------------------------------------------------------------------
@@ -103,20 +108,23 @@ class World:
                     new = towns.NewRig(name=rig, repository=f"/srv/{rig}", branch="main", agent="shell")
                     self.rigs[rig] = (town_id, towns.add_rig(session, town_id, new).id)
             services.beat(session, API)
-            session.get_one(Town, self.towns["other"]).policy = {"attempt_cap_usd": 2.0}
-        for name, capacity in (("a", 2), ("b", 2), ("c", 1)):
-            self.nodes[name] = Node(name, capacity, joined=name != "c")
+            for name, policy in policies_of(self.theme).items():
+                session.get_one(Town, self.towns[name]).policy = policy
+        crowded = self.theme is Theme.CONTENTION
+        for name, capacity in (("a", 1 if crowded else 2), ("b", 2), ("c", 1)):
+            self.nodes[name] = Node(name, capacity, joined=name == "a" or (name == "b" and not crowded))
         for name, node, queues in (
             ("w1", "a", ("node.a",)),
-            ("v1", "a", ("control", "watch.a")),
+            ("v1", "a", ("control",)),
+            ("u1", "a", ("watch.a", "upkeep")),
             ("w2", "b", ("node.b",)),
-            ("v2", "b", ("control", "watch.b")),
-            ("w3", "b", ("node.b", "watch.b")),
+            ("v2", "b", ("control",)),
+            ("w3", "b", ("node.b", "watch.b", "upkeep")),
             ("w4", "c", ("control", "node.c", "watch.c")),
             ("m1", "a", ("merge",)),
             ("m2", "b", ("merge",)),
         ):
-            self.fleet.workers[name] = Worker(name, self.nodes[node], queues, up=node != "c")
+            self.fleet.workers[name] = Worker(name, self.nodes[node], queues, up=self.nodes[node].joined)
         for beat in BEATS:
             for entry in BEAT_SCHEDULE:
                 self.due[beat, entry] = self.now
@@ -154,6 +162,17 @@ class World:
     def boot(self, node: Node, spec: RunSpec) -> None:
         if spec.name not in node.agents and node.up:
             node.agents[spec.name] = SimAgent(self, node, spec)
+
+    def starts_fail(self, node: Node, spec: RunSpec) -> bool:
+        """Nothing starts on one rig, or on one node, by the number of the seed."""
+        if not self.failing:
+            return False
+        if self.seed // len(THEMES) % 2:
+            return node.name == "b"
+        return self.is_of_failing_rig(self.oracles.now.tables["beads"][spec.bead_id]["rig_id"])
+
+    def is_of_failing_rig(self, rig_id: int) -> bool:
+        return self.failing and self.seed // len(THEMES) % 2 == 0 and rig_id == self.rigs["r1"][1]
 
     def name_of(self, key: Any) -> str:
         """What an id is called in labels: the same in every run, whatever the ids are."""
@@ -209,8 +228,9 @@ class World:
         if self.broken is not None:
             raise self.broken
 
-    def advance(self, actor: Actor, chosen: str = "go", pause_in: int | None = None) -> None:
-        """Let an actor run to where something else may happen."""
+    def advance(self, actor: Actor, chosen: str = "go") -> None:
+        """Let an actor run to where something else may happen; within a transaction where the label said so."""
+        pause_in, self.pause_in = self.pause_in, None
         workers.this_life = getattr(actor.home, "this_life", "0" * 12)
         self.moved = actor
         self.stage.resume(actor, chosen, pause_in)
@@ -259,7 +279,8 @@ class World:
     def tick(self, beat: str, entry: str) -> None:
         each = BEAT_SCHEDULE[entry]
         self.due[beat, entry] = self.now + timedelta(seconds=each["schedule"])
-        self.broker.put(each["task"], each["args"], "control", each["options"]["expires"])
+        options = each["options"]
+        self.broker.put(each["task"], each["args"], options["queue"], options["expires"])
 
     # ---- limits in force -----------------------------------------------------------------------------
 
@@ -288,3 +309,12 @@ class World:
             "rig_id": policy.rig_max_running,
             "node_id": 0 if node is None or node["draining"] else node["capacity"],
         }
+
+    def budget_since(self, step: int, town_id: int) -> float | None:
+        """The widest budget of a town that was in force since that step, in USD. None: there was none."""
+        earlier = [snapshot for at, snapshot in self.policies if at < step][-1:]
+        found = [
+            Policy.of(snapshot.tables["towns"][town_id]["policy"]).budget_usd_per_day
+            for snapshot in (*earlier, *(each for at, each in self.policies if at >= step), self.oracles.now)
+        ]
+        return None if 0 in found else max(found)

@@ -13,17 +13,16 @@ def test_a_mutant_is_noticed(sim_server: Server, mutant: Mutant) -> None:
     """From the seed at which it is known to be noticed soon; a change of the product may need others."""
     steps = 0
     with mutant.installed():
-        for seed in range(mutant.seed, mutant.seed + mutant.seeds):
+        for seed in mutant.seeds:
             outcome = run_seed(sim_server, seed, STEPS)
             steps += len(outcome.labels) + outcome.settled
             if not outcome.passed:
                 CAUGHT.append((mutant.name, seed, steps, str(outcome.invariant)))
                 break
-        else:
-            pytest.fail(f"not noticed in {steps} steps from seed {mutant.seed}")
-    assert steps <= mutant.within
+            if steps > mutant.within:
+                pytest.fail(f"not noticed in {steps} steps from seed {mutant.begin}")
 
 
 def test_there_are_enough_of_them() -> None:
-    assert len(MUTANTS) >= 16
+    assert len(MUTANTS) >= 20
     assert len({mutant.name for mutant in MUTANTS}) == len(MUTANTS)
