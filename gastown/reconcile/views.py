@@ -67,6 +67,10 @@ class DispatchView:
     cost_usd: float = 0.0  # as it reported
     cap_usd: float | None = None  # reserved when it was created; None: no cap
 
+    @property
+    def over_cap(self) -> bool:
+        return self.cap_usd is not None and self.cost_usd > self.cap_usd
+
 
 @dataclass(frozen=True, kw_only=True)
 class MergeView:

@@ -208,6 +208,8 @@ def _adopt(session: Session, bead: Bead, dispatch: Dispatch, beat: dict[str, Any
     values = beat | {"started_at": func.coalesce(Dispatch.started_at, gastown_now())}
     values |= {"progress_at": func.coalesce(Dispatch.progress_at, gastown_now()), "adopted_at": gastown_now()}
     values |= {"ended_at": None, "code": None, "failure_class": None, "message": None, "exit_code": None}
+    if dispatch.stop_code is not None:
+        values["stop_asked_at"] = gastown_now()  # it hears of it only now, and its time to save its work begins
     if not (
         move(session, Agent, dispatch.agent_id, AgentStatus.IDLE, AgentStatus.WORKING, idle_since=None)
         and move(session, Dispatch, dispatch.id, ADOPTABLE, DispatchStatus.RUNNING, **values)

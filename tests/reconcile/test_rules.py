@@ -70,12 +70,16 @@ def test_publish_queued(age_s: float, rule: str, actions: list[Action], look_s: 
 
 
 @pytest.mark.parametrize("age_s", [120, 120.001, 5000])
-@pytest.mark.parametrize("outage", [False, True])
-def test_give_up_unclaimed(age_s: float, outage: bool) -> None:
-    """Also while the API is away: what nobody claimed does not depend on it."""
+def test_give_up_unclaimed(age_s: float) -> None:
     message = "no worker on here took the start for 120 s"
     rollback = RollBack(dispatch_id="d1", code=FailureCode.NO_NODE, message=message)
-    check(working_on(queued(), outage=outage), after(age_s), "give_up_unclaimed", [rollback], after(age_s))
+    check(working_on(queued()), after(age_s), "give_up_unclaimed", [rollback], after(age_s))
+
+
+@pytest.mark.parametrize(("age_s", "look_s"), [(60, 120), (120, 135), (28_800, 28_815)])
+def test_what_is_queued_while_the_machine_sleeps_is_offered_again(age_s: float, look_s: float) -> None:
+    """The API was away, or is, and so was the node perhaps: it is no failure of its."""
+    check(working_on(queued(), outage=True), after(age_s), "publish_queued", [START], after(look_s))
 
 
 @pytest.mark.parametrize(

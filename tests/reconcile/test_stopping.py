@@ -55,6 +55,50 @@ def test_finish_stop(facts: dict[str, Any], at_s: float, outage: bool, how: str 
     assert decision.next_look == after(at_s)
 
 
+@pytest.mark.parametrize(
+    "later",
+    [{"api_back_at": after(600)}, {"started_at": after(600)}, {"stop_asked_at": after(600)}],
+)
+@pytest.mark.parametrize(("at_s", "over"), [(600, False), (669.999, False), (670, True)])
+def test_the_time_to_save_begins_when_it_can_hear_of_the_stop(later: dict[str, Any], at_s: float, over: bool) -> None:
+    """Not while the API is away, nor before its first call."""
+    live = beating(at_s, **CAP | later)
+    decision = decide(working_on(live), after(at_s), Policy())
+    assert decision.rule == ("finish_stop" if over else "await_stop")
+
+
+DEAR = {"cost_usd": 2.5, "cap_usd": 2.0}
+
+
+@pytest.mark.parametrize(
+    ("facts", "outage", "how"),
+    [
+        ({"seen": "absent", "seen_at": after(5)}, False, "is gone"),
+        ({"seen": "absent", "seen_at": after(5), "seen_oom": True}, True, "is gone"),
+        ({"lease_expires_at": after(50)}, False, "is silent"),
+        ({"lease_expires_at": after(50)}, True, None),
+        ({"lease_expires_at": after(51)}, False, None),
+        ({"lease_expires_at": None}, False, None),
+    ],
+)
+def test_over_its_cap_and_lost_it_is_not_tried_again(facts: dict[str, Any], outage: bool, how: str | None) -> None:
+    """G6: nobody had the time to ask it to stop."""
+    decision = decide(working_on(running(**DEAR | facts), outage=outage), after(50), Policy())
+    if how is None:
+        assert decision.rule == "stop_over_cap"
+        return
+    message = f"attempt 1 {how}, and it used 2.50 USD and may use 2.00 (policy attempt_cap_usd)"
+    stop = StopAttempt(dispatch_id="d1", code=StopCode.OVER_CAP, message=message)
+    assert (decision.rule, decision.actions) == ("end_over_cap", (stop, STOP_CONTAINER))
+
+
+def test_over_its_cap_is_what_counts_whatever_it_was_asked_to_stop_for() -> None:
+    asked_for = {"stop_code": StopCode.DRAINED, "stop_reason": "drain", "stop_asked_at": NOON}
+    (stop, _) = decide(working_on(running(**DEAR | asked_for)), after(45), Policy()).actions
+    assert isinstance(stop, StopAttempt)
+    assert stop.code is StopCode.OVER_CAP
+
+
 @pytest.mark.parametrize(("lease_s", "look_s"), [(45, 45), (99, 70), (0, 15), (None, 15)])
 def test_await_stop_looks_when_it_may_be_over(lease_s: float | None, look_s: float) -> None:
     live = running(**CAP | {"lease_expires_at": None if lease_s is None else after(lease_s)})
@@ -102,6 +146,15 @@ def test_stop_overtime(age_s: float, asks: bool) -> None:
         assert decision.next_look == after(age_s + 45)
     else:
         assert decision.next_look == after(14_400)
+
+
+@pytest.mark.parametrize(("at_s", "asks"), [(14_400, False), (43_199.999, False), (43_200, True)])
+def test_a_night_in_which_the_machine_slept_is_no_runtime(at_s: float, asks: bool) -> None:
+    """It cannot be told from one in which the attempt went on without the API, and nobody can hear of a stop then."""
+    live = beating(at_s, progress_at=after(at_s), api_back_at=after(28_800))
+    decision = decide(working_on(live), after(at_s), Policy())
+    assert (decision.rule == "stop_overtime") is asks
+    assert decide(working_on(live, outage=True), after(at_s), Policy()).rule == "await_agent"
 
 
 def test_stop_overtime_needs_a_first_call() -> None:

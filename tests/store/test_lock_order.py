@@ -147,7 +147,7 @@ def test_nobody_holds_a_bead_while_it_waits_for_one_before_it(
 def test_an_attempt_asked_to_stop_for_a_reason_of_a_newer_version(town: Town) -> None:
     """It ends as if its node drained: that was asked for, and costs its bead nothing."""
     for report in (True, False):
-        dispatch = committed(an_attempt)
+        dispatch = committed(lambda session: an_attempt(session, started_at=after(-99)))
         values = {"stop_code": "tired", "stop_reason": "it yawned", "stop_asked_at": after(-80)}
         committed(lambda session: _set(session, dispatch, values))  # noqa: B023
         if report:

@@ -74,6 +74,7 @@ def test_a_lost_message_is_published_again_by_the_rows(town: Town, clock: Clock)
         tick()
         assert take_messages("node.here") == ([] if seconds == 9 else published)
     clock.advance(80)
+    committed(the_api_is_there)
     committed(lambda session: towns.beat_node(session, "here", "process", 8))
     tick()  # nobody took it: rolled back, and at once placed anew
     [dispatch] = live()

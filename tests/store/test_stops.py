@@ -6,10 +6,13 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
+from gastown.commands import nodes
 from gastown.db import gastown_now, transaction
 from gastown.models import Agent, Bead, Dispatch, Escalation, Event, Node, Service, Town
-from gastown.states import AgentStatus, DispatchStatus
+from gastown.states import AgentStatus, DispatchStatus, FailureCode
+from gastown.store import attempts
 from gastown.store.load import load_town
+from gastown.store.moves import wake
 from tests.builders import agent_of, an_attempt, bead_of, now, the_api_is_there
 from tests.conftest import Clock
 from tests.ticks import live, take_messages, tick, verdict_of
@@ -76,6 +79,45 @@ def test_one_that_falls_silent_while_it_stops_is_not_lost(town: Town, clock: Clo
     ended = now(attempt)
     assert (ended.status, ended.code) == (DispatchStatus.STOPPED, "over_cap")
     assert "is silent" in (ended.message or "")
+
+
+@pytest.mark.parametrize("given_up", [False, True])
+def test_one_that_was_asked_before_its_first_call_has_its_time_to_save(
+    town: Town, clock: Clock, given_up: bool
+) -> None:
+    """Its start took longer than that time, and it may have been given up meanwhile."""
+    with transaction() as session:
+        attempt = an_attempt(session, DispatchStatus.STARTING)
+        nodes.stop_attempts(session, "here")
+    clock.advance(90)
+    with transaction() as session:
+        the_api_is_there(session)
+        session.get_one(Service, "api").back_at = after(-3600)
+        if given_up:
+            assert attempts.roll_back(session, attempt.id, FailureCode.START_TIMEOUT, "no call")
+    with transaction() as session:
+        attempts.admit(session, attempt.id)
+        wake(session, attempt.bead_id)
+    tick()
+    assert now(attempt).status == DispatchStatus.RUNNING
+    go_on(clock, attempt, 69)
+    assert now(attempt).status == DispatchStatus.RUNNING
+    go_on(clock, attempt, 1)
+    assert now(attempt).status == DispatchStatus.STOPPED
+
+
+def test_an_adopted_attempt_that_was_asked_has_its_time_to_save(town: Town, clock: Clock) -> None:
+    with transaction() as session:
+        asked = {"stop_code": "drained", "stop_reason": "drain", "stop_asked_at": gastown_now()}
+        attempt = an_attempt(session, DispatchStatus.LOST, **asked)
+    go_on_at = clock.now + timedelta(seconds=300)
+    clock.advance(300)
+    with transaction() as session:
+        the_api_is_there(session)
+        attempts.admit(session, attempt.id)
+    assert now(attempt).stop_asked_at == go_on_at
+    tick()
+    assert now(attempt).status == DispatchStatus.RUNNING
 
 
 def test_a_stall_is_noted_escalated_and_stopped_then_tried_again(town: Town, clock: Clock) -> None:

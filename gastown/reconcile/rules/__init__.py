@@ -20,6 +20,7 @@ RULES: tuple[Rule, ...] = (
     starting.await_first_call,
     running.finish_stop,
     running.await_stop,
+    running.end_over_cap,
     running.lose_vanished,
     running.lose_silent,
     running.stop_over_cap,

@@ -24,16 +24,25 @@ def finish_stop(view: BeadView, now: datetime, policy: Policy) -> Decision | Non
     else:
         return None
     message = f"attempt {live.epoch} {how} after it was asked to stop: {live.stop_reason}"
+    code = StopCode.OVER_CAP if live.over_cap else live.stop_code
+    return _end_stopped(live, now, code, message)
+
+
+def _end_stopped(live: DispatchView, now: datetime, code: StopCode, message: str) -> Decision:
     actions = (
-        StopAttempt(dispatch_id=live.id, code=live.stop_code, message=message),
+        StopAttempt(dispatch_id=live.id, code=code, message=message),
         StopContainer(dispatch_id=live.id, node=live.node),
     )
     return Decision(Verdict.STOPPING, message, actions, now)
 
 
 def _stop_deadline(live: DispatchView, now: datetime, policy: Policy) -> datetime:
-    """It hears of it with its next heartbeat, and has the time to save its work from then on."""
-    return (live.stop_asked_at or now) + timedelta(seconds=policy.heartbeat_s + policy.wrap_up_s)
+    """It hears of it with its next heartbeat, and has the time to save its work from then on.
+
+    Before its first call, and while the API is away, it hears of nothing.
+    """
+    heard = [at for at in (live.stop_asked_at, live.started_at, live.api_back_at) if at is not None]
+    return max(heard, default=now) + timedelta(seconds=policy.heartbeat_s + policy.wrap_up_s)
 
 
 def await_stop(view: BeadView, now: datetime, policy: Policy) -> Decision | None:
@@ -50,6 +59,23 @@ def _is_absent(live: DispatchView) -> bool:
     if live.seen != "absent" or live.seen_at is None:
         return False
     return live.heartbeat_at is None or live.seen_at > live.heartbeat_at
+
+
+def end_over_cap(view: BeadView, now: datetime, policy: Policy) -> Decision | None:
+    """It used more than its cap, and is gone or silent before it could be asked to stop: it is ended, never adopted.
+
+    Lost, it would be tried again by itself, with another cap.
+    """
+    live = view.live
+    if live is None or live.status is not DispatchStatus.RUNNING or not live.over_cap:
+        return None
+    if _is_absent(live):
+        how = "is gone"
+    elif not view.outage and live.lease_expires_at is not None and now >= live.lease_expires_at:
+        how = "is silent"
+    else:
+        return None
+    return _end_stopped(live, now, StopCode.OVER_CAP, f"attempt {live.epoch} {how}, and {_cost(live)}")
 
 
 def lose_vanished(view: BeadView, now: datetime, policy: Policy) -> Decision | None:
@@ -85,23 +111,33 @@ def lose_silent(view: BeadView, now: datetime, policy: Policy) -> Decision | Non
 def stop_over_cap(view: BeadView, now: datetime, policy: Policy) -> Decision | None:
     """It says that it used more than its cap: it is asked to stop."""
     live = view.live
-    if live is None or live.status is not DispatchStatus.RUNNING or live.cap_usd is None:
+    if live is None or live.status is not DispatchStatus.RUNNING or not live.over_cap:
         return None
-    if live.cost_usd <= live.cap_usd:
-        return None
-    reason = f"it used {live.cost_usd:.2f} USD and may use {live.cap_usd:.2f} (policy attempt_cap_usd)"
-    return _ask_stop(live, now, policy, StopCode.OVER_CAP, reason)
+    return _ask_stop(live, now, policy, StopCode.OVER_CAP, _cost(live))
+
+
+def _cost(live: DispatchView) -> str:
+    return f"it used {live.cost_usd:.2f} USD and may use {live.cap_usd or 0:.2f} (policy attempt_cap_usd)"
 
 
 def stop_overtime(view: BeadView, now: datetime, policy: Policy) -> Decision | None:
     """It runs for longer than any attempt may: it is asked to wrap up, and the next one goes on from what it left."""
-    live = view.live
-    if live is None or live.status is not DispatchStatus.RUNNING or live.started_at is None:
+    live, since = view.live, _runs_since(view)
+    if live is None or since is None or now < since + timedelta(seconds=policy.max_runtime_s):
         return None
-    if now < live.started_at + timedelta(seconds=policy.max_runtime_s):
-        return None
-    reason = f"it runs since {live.started_at:%H:%M:%S} UTC, longer than {policy.max_runtime_s:g} s (max_runtime_s)"
+    reason = f"it runs since {since:%H:%M:%S} UTC, longer than {policy.max_runtime_s:g} s (max_runtime_s)"
     return _ask_stop(live, now, policy, StopCode.MAX_RUNTIME, reason)
+
+
+def _runs_since(view: BeadView) -> datetime | None:
+    """From when its runtime counts. None: not now.
+
+    A silence of the API is a machine that slept, perhaps, and the attempt with it: the clock begins anew then.
+    """
+    live = view.live
+    if live is None or live.status is not DispatchStatus.RUNNING or live.started_at is None or view.outage:
+        return None
+    return live.started_at if live.api_back_at is None else max(live.started_at, live.api_back_at)
 
 
 def stop_stalled(view: BeadView, now: datetime, policy: Policy) -> Decision | None:
@@ -126,7 +162,8 @@ def await_agent(view: BeadView, now: datetime, policy: Policy) -> Decision | Non
     live = view.live
     if live is None:
         return None
-    ends = None if live.started_at is None else live.started_at + timedelta(seconds=policy.max_runtime_s)
+    runs_since = _runs_since(view)
+    ends = None if runs_since is None else runs_since + timedelta(seconds=policy.max_runtime_s)
     tier_at, since = next_tier_at(view, policy), stands_still_since(view)
     words = f"attempt {live.epoch} is at work on {live.node}"
     if since is not None and live.stall_tier and now >= since + timedelta(seconds=policy.stall_nudge_s):

@@ -10,9 +10,12 @@ from gastown.states import DispatchStatus, FailureCode, Verdict
 
 
 def give_up_unclaimed(view: BeadView, now: datetime, policy: Policy) -> Decision | None:
-    """No worker of the node claimed the start: it is rolled back and placed anew."""
+    """No worker of the node claimed the start: it is rolled back and placed anew.
+
+    Not while the API is away or has just come back: the machine slept, perhaps, and the node is not to blame.
+    """
     live = view.live
-    if live is None or live.status is not DispatchStatus.QUEUED:
+    if live is None or live.status is not DispatchStatus.QUEUED or view.outage:
         return None
     if now < live.queued_at + timedelta(seconds=policy.queued_timeout_s):
         return None
@@ -27,6 +30,8 @@ def publish_queued(view: BeadView, now: datetime, policy: Policy) -> Decision | 
     if live is None or live.status is not DispatchStatus.QUEUED:
         return None
     give_up = live.queued_at + timedelta(seconds=policy.queued_timeout_s)
+    if give_up <= now:
+        give_up = now + timedelta(seconds=policy.api_silence_s)
     later = [at for delay in policy.republish_s if (at := live.queued_at + timedelta(seconds=delay)) > now]
     again = () if now < live.queued_at + timedelta(seconds=policy.republish_s[0]) else _start(view)
     return Decision(
