@@ -3,6 +3,7 @@
 import base64
 import binascii
 import re
+from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from gastown.store.policies import environment_of, policy_of
 STATUS_CHARACTERS = 500
 PHASE = re.compile(r"[a-z_]{1,50}")
 ESCALATIONS = 20  # of one attempt: a person reads each
+REPORTED = "reported"  # the phase of an attempt that has said how it ended
 COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")  # never a branch, which moves, nor an option of git's
 
 
@@ -62,7 +64,7 @@ def assignment(session: Session, dispatch_id: UUID, home: Path) -> Assignment:
         base=bead.base_sha,
         base_epoch=bead.attempts_from,
         notes=bead.failure_message or "",
-        heartbeat_s=policy_of(session, rig.id).heartbeat_s,
+        heartbeat_s=min(policy_of(session, rig.id).heartbeat_s, dispatch.lease_s / 3),  # of its lease, two may be late
     )
 
 
@@ -166,8 +168,10 @@ def escalate(session: Session, dispatch_id: UUID, text: str) -> None:
 def finish(session: Session, dispatch_id: UUID, done: Done) -> str:
     """How the attempt ended: dispatch, bead, agent and merge request in one transaction. The dispatch's status.
 
-    A repeated report gets the answer of the first (S27). Raises Fenced from one that was superseded or canceled.
+    A repeated report gets the answer of the first (S27). One that was stopped before it reported is told so, and what
+    it cost and saved is kept. Raises Fenced from one that was superseded or canceled.
     """
+    done = replace(done, message=done.message.replace("\x00", ""))
     if done.outcome == "succeeded" and done.head_sha == done.base_sha:
         bead_id = session.scalar(select(Dispatch.bead_id).where(Dispatch.id == dispatch_id))
         lock_with_dependants(session, bead_id or "")  # it closes the bead, and so wakes who waits for it
@@ -176,6 +180,9 @@ def finish(session: Session, dispatch_id: UUID, done: Done) -> str:
         return reported
     _check_commits(done.base_sha, done.head_sha, done.wip_sha)
     _check_cost(done.cost_usd)
+    stopped = _stopped_before(session, dispatch_id)
+    if stopped is not None:
+        return _take_late(session, stopped, done)
     bead, dispatch = attempts.admit(session, dispatch_id)
     _update(
         session,
@@ -185,6 +192,7 @@ def finish(session: Session, dispatch_id: UUID, done: Done) -> str:
         wip_sha=done.wip_sha or dispatch.wip_sha,
         cost_usd=func.greatest(Dispatch.cost_usd, done.cost_usd),
         tool_running=False,
+        phase=REPORTED,
     )
     if done.outcome == "succeeded":
         return _succeed(session, bead, dispatch, done)
@@ -197,11 +205,8 @@ def finish(session: Session, dispatch_id: UUID, done: Done) -> str:
 
 def _fail(session: Session, bead: Bead, dispatch: Dispatch, done: Done) -> str:
     """By the code that it says. One that cost more than it may is not tried again by itself, whatever its code."""
-    cost, cap = max(dispatch.cost_usd, done.cost_usd), dispatch.cap_usd
-    if dispatch.stop_code == StopCode.OVER_CAP or (cap is not None and cost > cap):
-        message = f"it failed after {cost:g} USD of at most {cap or 0:g}: {done.message}"
-        attempts.stop_attempt(session, dispatch.id, StopCode.OVER_CAP, message, done.exit_code)
-        return DispatchStatus.STOPPED
+    if dispatch.stop_code == StopCode.OVER_CAP or _over_cap(dispatch, done):
+        return _end_over_cap(session, dispatch, done, "failed")
     code = FailureCode(done.code) if done.code in list(FailureCode) else FailureCode.AGENT_FAILED
     until = _end_of_pause(session, done) if code is FailureCode.RATE_LIMITED else None
     attempts.fail(session, bead, dispatch, code, done.message or str(code), done.exit_code)
@@ -212,11 +217,22 @@ def _fail(session: Session, bead: Bead, dispatch: Dispatch, done: Done) -> str:
     return DispatchStatus.FAILED
 
 
+def _over_cap(dispatch: Dispatch, done: Done) -> bool:
+    return dispatch.cap_usd is not None and max(dispatch.cost_usd, done.cost_usd) > dispatch.cap_usd
+
+
+def _end_over_cap(session: Session, dispatch: Dispatch, done: Done, how: str) -> str:
+    cost, cap = max(dispatch.cost_usd, done.cost_usd), dispatch.cap_usd or 0
+    message = f"it {how} after {cost:g} USD of at most {cap:g}: {done.message}"
+    attempts.stop_attempt(session, dispatch.id, StopCode.OVER_CAP, message, done.exit_code)
+    return DispatchStatus.STOPPED
+
+
 def _end_of_pause(session: Session, done: Done) -> datetime | None:
     """As the provider says it, by the database's clock. Raises UsageError for what is no time."""
     try:
         if done.retry_after_s is not None:
-            seconds = min(done.retry_after_s, limits.LONGEST.total_seconds())
+            seconds = min(max(done.retry_after_s, 0.0), limits.LONGEST.total_seconds())
             now: datetime = session.scalars(select(gastown_now())).one()
             return now + timedelta(seconds=seconds)
         at = None if done.retry_at is None else datetime.fromisoformat(done.retry_at)
@@ -228,10 +244,12 @@ def _end_of_pause(session: Session, done: Done) -> datetime | None:
 
 
 def _stop(session: Session, bead: Bead, dispatch: Dispatch, done: Done) -> str:
-    """As it was asked to, with what that costs. Free of charge when its node drains.
+    """As it was asked to, with what that costs. Free of charge when its node drains, if it kept to its cap.
 
     Else somebody killed it, perhaps its own agent, and that must not go on.
     """
+    if dispatch.stop_code != StopCode.OVER_CAP and _over_cap(dispatch, done):
+        return _end_over_cap(session, dispatch, done, "stopped")
     if dispatch.stop_code is not None:
         message = dispatch.stop_reason or done.message or dispatch.stop_code
         attempts.stop_attempt(session, dispatch.id, stop_code_of(dispatch.stop_code), message, done.exit_code)
@@ -273,22 +291,40 @@ def _succeed(session: Session, bead: Bead, dispatch: Dispatch, done: Done) -> st
 
 
 def _reported(session: Session, dispatch_id: UUID) -> str | None:
-    """The attempt's status if it ended by its own report, so that the report can be sent again."""
+    """The attempt's status if it ended by its own report, so that the report can be sent again. The bead is locked."""
     dispatch = session.get(Dispatch, dispatch_id)
     if dispatch is None or lock_bead(session, dispatch.bead_id) is None:
         return None
     session.refresh(dispatch)
     own = dispatch.status in (DispatchStatus.SUCCEEDED, DispatchStatus.FAILED)
-    asked = dispatch.status == DispatchStatus.STOPPED and dispatch.code in (
-        StopCode.DRAINED,
-        StopCode.OVER_CAP,
-        dispatch.stop_code,
-    )
+    asked = dispatch.status == DispatchStatus.STOPPED and dispatch.phase == REPORTED
     return dispatch.status if own or asked else None
 
 
+def _stopped_before(session: Session, dispatch_id: UUID) -> Dispatch | None:
+    """The attempt, if it was asked to stop and ended before it said anything, and nothing replaced it. It is locked."""
+    dispatch = session.get(Dispatch, dispatch_id)
+    if dispatch is None or dispatch.status != DispatchStatus.STOPPED:
+        return None
+    if dispatch.code not in (StopCode.DRAINED, StopCode.OVER_CAP, dispatch.stop_code):
+        return None
+    newer = select(Dispatch.id).where(Dispatch.bead_id == dispatch.bead_id, Dispatch.epoch > dispatch.epoch)
+    return None if session.scalar(newer.limit(1)) is not None else dispatch
+
+
+def _take_late(session: Session, dispatch: Dispatch, done: Done) -> str:
+    """What it spent counts and what it saved is known, but its end stays as it is; people are told what it said."""
+    cost = func.greatest(Dispatch.cost_usd, done.cost_usd)
+    _update(session, dispatch.id, wip_sha=done.wip_sha or dispatch.wip_sha, cost_usd=cost, phase=REPORTED)
+    message = f"attempt {dispatch.epoch} reported {done.outcome} after it was stopped ({dispatch.code}): not counted"
+    town_id, bead_id = dispatch.town_id, dispatch.bead_id
+    record(session, town_id, "reported_late", message, actor="agent", bead_id=bead_id, dispatch_id=dispatch.id)
+    return DispatchStatus.STOPPED
+
+
 def _admit_reporter(session: Session, dispatch_id: UUID) -> tuple[Bead, Dispatch]:
-    if _reported(session, dispatch_id) is None:
+    """Also one that has ended by its own report, or was stopped and not replaced. Raises Fenced."""
+    if _reported(session, dispatch_id) is None and _stopped_before(session, dispatch_id) is None:
         return attempts.admit(session, dispatch_id)
     dispatch = session.get_one(Dispatch, dispatch_id)
     return session.get_one(Bead, dispatch.bead_id), dispatch

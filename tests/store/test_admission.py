@@ -9,6 +9,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from gastown.commands import work
+from gastown.commands.attempt import REPORTED
 from gastown.db import transaction
 from gastown.models import Bead, Dispatch, Node
 from gastown.states import (
@@ -76,7 +77,7 @@ def test_an_adopted_attempt_counts_no_failure(clock: Clock) -> None:
 
 FENCED: dict[str, Callable[[Session], Dispatch]] = {
     "reported failed": lambda session: an_attempt(session, FAILED),
-    "reported stopped": lambda session: an_attempt(session, STOPPED),
+    "reported stopped": lambda session: an_attempt(session, STOPPED, phase=REPORTED),
     "canceled": lambda session: canceled(session, RUNNING),
     "canceled while starting": lambda session: canceled(session, STARTING),
     "lost, then canceled": lambda session: canceled(session, LOST),

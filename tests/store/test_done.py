@@ -1,5 +1,6 @@
 """How an attempt reports its end: all in one transaction, and as often as it likes."""
 
+import base64
 import uuid
 from dataclasses import replace
 from typing import Any
@@ -7,11 +8,11 @@ from typing import Any
 import pytest
 from sqlalchemy import func, select, text
 
-from gastown.agent.protocol import Done
+from gastown.agent.protocol import Done, LogChunk
 from gastown.commands import attempt, towns, work
 from gastown.db import transaction
 from gastown.errors import UsageError
-from gastown.models import Dispatch, Event, MergeRequest, RateLimit
+from gastown.models import Bead, Dispatch, Event, MergeRequest, RateLimit
 from gastown.states import (
     LIVE,
     AgentStatus,
@@ -29,6 +30,7 @@ from tests.builders import (
     HEAD,
     a_node,
     agent_of,
+    an_attempt,
     bead_of,
     failures_of,
     now,
@@ -234,15 +236,58 @@ def test_success_counts_although_it_was_asked_to_stop(town_id: int) -> None:
     assert bead_of(dispatch).status == BeadStatus.IN_REVIEW
 
 
-def test_one_that_was_stopped_meanwhile_gets_the_same_answer_and_changes_nothing(town_id: int) -> None:
-    """An older supervisor, or one that was slow: the rule has ended it."""
-    dispatch = asked(StopCode.MAX_RUNTIME)
-    committed(lambda session: attempts.stop_attempt(session, dispatch.id, StopCode.MAX_RUNTIME, "did not listen"))
-    for report in (Done(outcome="stopped"), SUCCEEDED):
-        assert finish(dispatch, report) == "stopped"
-    assert (now(dispatch).message, merge_of(dispatch.bead_id)) == ("did not listen", None)
+def ended(code: StopCode) -> Dispatch:
+    """It did not listen, and the rule has ended it before it said anything."""
+    dispatch = asked(code, cost_usd=1.0)
+    committed(lambda session: attempts.stop_attempt(session, dispatch.id, code, "did not listen"))
+    return dispatch
+
+
+@pytest.mark.parametrize("report", [Done(outcome="stopped", cost_usd=35), replace(SUCCEEDED, cost_usd=35)])
+def test_one_that_was_stopped_meanwhile_is_told_so_and_what_it_cost_is_kept(town_id: int, report: Done) -> None:
+    """An older supervisor, or one that was slow. What it says of its end counts for nothing, and people see that."""
+    dispatch = ended(StopCode.MAX_RUNTIME)
+    assert [finish(dispatch, replace(report, wip_sha="c" * 40)) for _ in range(2)] == ["stopped"] * 2
+    row = now(dispatch)
+    assert (row.message, row.cost_usd, row.wip_sha) == ("did not listen", 35, "c" * 40)
+    assert (row.head_sha, merge_of(dispatch.bead_id)) == (None, None)
+    with transaction() as session:
+        (said,) = session.scalars(select(Event.message).where(Event.kind == "reported_late"))
+    assert said == f"attempt 1 reported {report.outcome} after it was stopped (max_runtime): not counted"
     with pytest.raises(Fenced):
         committed(lambda session: attempts.admit(session, dispatch.id))
+
+
+def test_a_late_report_never_lowers_what_is_known(town_id: int) -> None:
+    dispatch = ended(StopCode.STALLED)
+    committed(lambda session: session.get_one(Dispatch, dispatch.id).__setattr__("wip_sha", "d" * 40))
+    assert finish(dispatch, Done(outcome="stopped", cost_usd=0.5)) == "stopped"
+    assert (now(dispatch).cost_usd, now(dispatch).wip_sha) == (1.0, "d" * 40)
+
+
+def test_one_that_was_stopped_and_replaced_can_report_nothing(town_id: int) -> None:
+    """G2: neither its end nor its logs."""
+    dispatch = ended(StopCode.MAX_RUNTIME)
+    chunk = LogChunk(seq=9, data=base64.b64encode(b"x").decode())
+    committed(lambda session: attempt.take_logs(session, dispatch.id, [chunk]))  # until then
+    with transaction() as session:
+        an_attempt(session, bead=session.get_one(Bead, dispatch.bead_id))
+    for report in (SUCCEEDED, Done(outcome="stopped")):
+        with pytest.raises(Fenced):
+            finish(dispatch, report)
+    with pytest.raises(Fenced):
+        committed(lambda session: attempt.take_logs(session, dispatch.id, [chunk]))
+
+
+def test_one_that_stopped_as_asked_is_heard_to_its_end_though_it_was_replaced(town_id: int) -> None:
+    """S27: it has reported, and the answer was lost."""
+    dispatch = asked(StopCode.MAX_RUNTIME)
+    assert finish(dispatch, Done(outcome="stopped")) == "stopped"
+    with transaction() as session:
+        an_attempt(session, bead=session.get_one(Bead, dispatch.bead_id))
+    assert finish(dispatch, Done(outcome="stopped")) == "stopped"
+    chunk = LogChunk(seq=9, data=base64.b64encode(b"x").decode())
+    committed(lambda session: attempt.take_logs(session, dispatch.id, [chunk]))
 
 
 def test_a_report_and_the_rule_at_once(town_id: int) -> None:
@@ -285,6 +330,22 @@ def test_one_that_fails_above_its_cap_is_not_tried_again_by_itself(town_id: int,
     assert finish(make(cap_usd=1.0), replace(SUCCEEDED, cost_usd=2.0)) == "succeeded"
 
 
+@pytest.mark.parametrize("code", [None, StopCode.MAX_RUNTIME])
+def test_one_that_is_stopped_above_its_cap_is_held_too(town_id: int, code: StopCode | None) -> None:
+    """G6: a drain would have it tried again by itself, with another cap."""
+    dispatch = make(cap_usd=10) if code is None else asked(code, cap_usd=10)
+    drain()
+    assert [finish(dispatch, Done(outcome="stopped", message="drained", cost_usd=99)) for _ in range(2)] == [
+        "stopped",
+        "stopped",
+    ]
+    assert (now(dispatch).code, now(dispatch).message) == ("over_cap", "it stopped after 99 USD of at most 10: drained")
+    back_again()
+    tick()
+    assert live() == []
+    assert bead_of(dispatch).held_reason is not None
+
+
 # --- limits and logins
 
 
@@ -301,13 +362,16 @@ def limit_of(preset: str = "shell") -> RateLimit | None:
         ({}, 60),
         ({"retry_at": after(-10).isoformat()}, 60),
         ({"retry_after_s": -1}, 60),
+        ({"retry_after_s": -1e300}, 60),
+        ({"message": "429: slow\x00 down"}, 60),
         ({"retry_at": "9999-01-01T00:00:00+00:00"}, 86_400),
         ({"retry_after_s": 1e300}, 86_400),
     ],
 )
 def test_rate_limited_the_preset_rests(town_id: int, clock: Clock, said: dict[str, Any], pause_s: float) -> None:
     dispatch = make()
-    report = Done(outcome="failed", code="rate_limited", message="429: slow down", exit_code=1, **said)
+    words = {"outcome": "failed", "code": "rate_limited", "message": "429: slow down", "exit_code": 1}
+    report = Done(**words | said)
     assert [finish(dispatch, report) for _ in range(2)] == ["failed"] * 2
     limit = limit_of()
     assert limit is not None
@@ -348,3 +412,10 @@ def test_a_success_makes_the_next_limit_a_first_one(town_id: int, clock: Clock) 
     limit = limit_of()
     assert limit is not None
     assert (limit.in_row, limit.until) == (0, after(61 + 120))
+
+
+def test_a_message_with_what_no_database_takes_is_kept_without_it(town_id: int) -> None:
+    dispatch = make()
+    drain()
+    assert finish(dispatch, Done(outcome="stopped", message="a\x00b")) == "stopped"
+    assert now(dispatch).message == "ab"

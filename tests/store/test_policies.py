@@ -33,6 +33,17 @@ NONSENSE = [
 ]
 
 
+@pytest.mark.parametrize(("lease_s", "beat_s"), [(45, 15), (9, 3), (300, 60)])
+def test_an_attempt_beats_as_often_as_its_lease_wants(
+    town: Town, own_home: Path, lease_s: float, beat_s: float
+) -> None:
+    """The lease is of when it was made; the policy may have changed since."""
+    with transaction() as session:
+        dispatch = an_attempt(session, DispatchStatus.QUEUED, lease_s=lease_s)
+        a_rig(session).policy = {"heartbeat_s": 60, "heartbeat_lease_s": 300}
+    assert committed(lambda session: attempt.assignment(session, dispatch.id, own_home)).heartbeat_s == beat_s
+
+
 @pytest.mark.parametrize(("stored", "says"), NONSENSE)
 def test_a_rig_whose_numbers_make_no_sense_has_the_towns_and_is_named(town: Town, stored: object, says: str) -> None:
     with transaction() as session:
