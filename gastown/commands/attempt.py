@@ -297,16 +297,20 @@ def _reported(session: Session, dispatch_id: UUID) -> str | None:
         return None
     session.refresh(dispatch)
     own = dispatch.status in (DispatchStatus.SUCCEEDED, DispatchStatus.FAILED)
-    asked = dispatch.status == DispatchStatus.STOPPED and dispatch.phase == REPORTED
+    asked = dispatch.phase == REPORTED and _is_stopped(dispatch)
     return dispatch.status if own or asked else None
+
+
+def _is_stopped(dispatch: Dispatch) -> bool:
+    """In a way in which it is heard to its end: one that was canceled or held is not."""
+    how = (StopCode.DRAINED, StopCode.OVER_CAP, dispatch.stop_code)
+    return dispatch.status == DispatchStatus.STOPPED and dispatch.code in how
 
 
 def _stopped_before(session: Session, dispatch_id: UUID) -> Dispatch | None:
     """The attempt, if it was asked to stop and ended before it said anything, and nothing replaced it. It is locked."""
     dispatch = session.get(Dispatch, dispatch_id)
-    if dispatch is None or dispatch.status != DispatchStatus.STOPPED:
-        return None
-    if dispatch.code not in (StopCode.DRAINED, StopCode.OVER_CAP, dispatch.stop_code):
+    if dispatch is None or not _is_stopped(dispatch):
         return None
     newer = select(Dispatch.id).where(Dispatch.bead_id == dispatch.bead_id, Dispatch.epoch > dispatch.epoch)
     return None if session.scalar(newer.limit(1)) is not None else dispatch
