@@ -28,6 +28,8 @@ LONG_FILES = {
 # Who may look at the wall clock. Nothing that decides: that takes the time from the database (L11).
 WALL_CLOCK = {
     "gastown/agent/heartbeat.py": "compares with the times of files",
+    "gastown/agent/locks.py": "compares with the times of files",
+    "gastown/agent/upkeep.py": "compares with the times of files",
     "gastown/tasks/housekeeping.py": "compares with the times of files",
     "gastown/embedded/prepare.py": "names a dump",
     "gastown/embedded/status.py": "a file that is there without a database",

@@ -5,6 +5,7 @@ clones borrow its objects. See `upkeep` for when and how they are packed.
 """
 
 import fcntl
+import hashlib
 import os
 import shutil
 import time
@@ -12,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from gastown.agent import locks
+from gastown.agent import large_files, locks, submodules
 from gastown.agent.git import NETWORK_TIMEOUT_S, GitError, git
 from gastown.agent.protocol import SNAPSHOT
 from gastown.agent.remaking import REMADE, is_damaged, remake
@@ -20,6 +21,7 @@ from gastown.agent.remaking import REMADE, is_damaged, remake
 HEADS = "+refs/heads/*:refs/remotes/origin/*"
 TAGS = "+refs/tags/*:refs/tags/*"
 LOCK_POLL_S = 0.02
+MODULES = "modules"
 MARK = "GASTOWN_MIRROR"  # in the environment of every git process that may write to a mirror
 
 
@@ -39,13 +41,22 @@ class Mirror:
 
         `repository` is a URL or a path. It is given with each command, so a rig whose URL changes needs nothing here.
         """
-        path = home.resolve() / "mirrors" / f"{rig_id}.git"
+        return cls._at(home.resolve() / "mirrors" / f"{rig_id}.git", repository)
+
+    @classmethod
+    def _at(cls, path: Path, repository: str) -> "Mirror":
         mirror = cls(path, absolute(repository))
         if not path.is_dir():
             path.parent.mkdir(parents=True, exist_ok=True)
             with mirror.locked():
                 mirror._make()
         return mirror
+
+    def module(self, repository: str) -> "Mirror":
+        """The mirror of a submodule, `mirrors/modules/<hash of its address>.git`, made if missing. No network."""
+        modules = self.path.parent if self.path.parent.name == MODULES else self.path.parent / MODULES
+        name = hashlib.sha256(os.fsencode(absolute(repository))).hexdigest()[:24]
+        return self._at(modules / f"{name}.git", repository)
 
     def _make(self) -> None:
         if self.path.is_dir():
@@ -124,8 +135,10 @@ class Mirror:
             lines = os.fsencode("\n".join(commands) + "\n")
             self._twice(lambda: self._git("update-ref", "--stdin", stdin=lines))
 
-    def clone(self, worktree: Path, sha: str, branch: str) -> None:
-        """A clone of its own, with `sha` checked out as `branch`, that borrows the mirror's objects. No network.
+    def clone(self, worktree: Path, sha: str, branch: str) -> list[str]:
+        """A clone of its own, with `sha` checked out as `branch`, that borrows the mirror's objects.
+
+        No network, but for submodules and large files that this node does not have yet; returns remarks on these.
 
         `worktree` must not exist, or be empty. What was made is removed again when it fails (a full disk).
         """
@@ -133,20 +146,21 @@ class Mirror:
             raise GitError(f"clone {worktree}", "fatal: the directory exists and is not empty", 128)
         worktree.parent.mkdir(parents=True, exist_ok=True)
         try:
-            self._clone(worktree, sha, branch)
+            return self._clone(worktree, sha, branch)
         except GitError as error:
             with self.locked():
                 if not is_damaged(self, error):
                     raise
                 remake(self)
                 self._fetch((HEADS, TAGS))
-            self._clone(worktree, sha, branch)
+            return self._clone(worktree, sha, branch)
 
-    def _clone(self, worktree: Path, sha: str, branch: str) -> None:
+    def _clone(self, worktree: Path, sha: str, branch: str) -> list[str]:
         try:
             git("init", "--quiet", str(worktree), timeout_s=30)
             self._lend(worktree / ".git")
             git("checkout", "--quiet", "-B", branch, sha, "--", cwd=worktree)
+            return [*submodules.check_out(self, worktree), *large_files.remarks(worktree)]
         except BaseException:
             shutil.rmtree(worktree, ignore_errors=True)
             raise
@@ -158,9 +172,10 @@ class Mirror:
         info = git_dir / "objects" / "info"
         info.mkdir(exist_ok=True)
         (info / "alternates").write_bytes(os.fsencode(self.path / "objects") + b"\n")
-        url = self.repository.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+        store = f'[lfs]\n\tstorage = "{_quoted(str(self.path / "lfs"))}"\n'  # as it is lost with the clone otherwise
+        origin = f'[remote "origin"]\n\turl = "{_quoted(self.repository)}"\n\tfetch = {HEADS}\n[gc]\n\tauto = 0\n'
         with (git_dir / "config").open("ab") as config:
-            config.write(os.fsencode(f'[remote "origin"]\n\turl = "{url}"\n\tfetch = {HEADS}\n[gc]\n\tauto = 0\n'))
+            config.write(os.fsencode(origin + store))
 
     def _twice(self, command: Callable[[], object]) -> None:
         """Run it, and once more when it met the lock file of a git process that is dead."""
@@ -202,6 +217,10 @@ class Mirror:
                         raise GitError(what, "fatal: another use of this mirror does not end", None) from None
                     time.sleep(LOCK_POLL_S)
             yield
+
+
+def _quoted(value: str) -> str:
+    return value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
 
 
 def absolute(repository: str) -> str:

@@ -11,6 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from gastown.agent import submodules
 from gastown.agent.git import GitError, git, succeeds
 from gastown.agent.left import keep_left
 from gastown.agent.mirror import Mirror
@@ -57,7 +58,8 @@ class Workspace:
         self.target_sha, self.start_sha, self._target_ref = target, start, f"refs/remotes/origin/{branch}"
         unfinished = self.path.with_name(f".new-{self.epoch}")
         shutil.rmtree(unfinished, ignore_errors=True)
-        self.mirror.clone(unfinished, start, f"gt/{self.bead_id}")
+        for remark in self.mirror.clone(unfinished, start, f"gt/{self.bead_id}"):
+            self._note(remark)
         if start != target and self.mirror.is_snapshot(start):
             git("reset", "--quiet", "--mixed", "HEAD^1", cwd=unfinished)
             self.start_sha = git("rev-parse", "HEAD", cwd=unfinished).strip()
@@ -70,6 +72,7 @@ class Workspace:
         Commits are kept as they are, uncommitted work in a snapshot on top. Snapshots form a chain, so that an earlier
         one stays reachable whatever the agent does to its branch. So does that branch, when it checked out another.
         """
+        self._save_modules()
         tree, aside = self._found()
         if (tree.head, tree.sha, aside) == self._saved:
             return None
@@ -92,6 +95,7 @@ class Workspace:
         Raises TwoResults.
         """
         assert self.target_sha is not None
+        self._save_modules()
         tree, aside = self._found()
         if aside is not None:
             raise TwoResults(
@@ -152,9 +156,29 @@ class Workspace:
         """Call after the last `save` or `candidate`. False: it holds something that could not be saved, so it stays."""
         if self._unsaved:
             return False
+        for own, path in submodules.within(self.mirror, self.path):
+            keep_left(own, path, self.bead_id, self.epoch)
         keep_left(self.mirror, self.path, self.bead_id, self.epoch)
         discard(self.path)
         return True
+
+    def _save_modules(self) -> None:
+        """What was done in submodules goes to their mirrors under the same name. A result names only their commits."""
+        for own, path in submodules.within(self.mirror, self.path):
+            tree = write_tree(path, self.path.parent)
+            if not tree.changed and own.resolve(tree.head) is not None:
+                continue
+            sha = tree.head
+            if tree.changed:
+                sha = commit_tree(path, tree.sha, [tree.head], self._snapshot_message(), self.person)
+            before = own.resolve(self.wip_ref)
+            if before and git("rev-parse", f"{before}^{{tree}}", cwd=own.path).strip() == tree.sha:
+                continue
+            if before and not _contains(path, before, sha):
+                sha = commit_tree(path, tree.sha, [tree.head, before], self._snapshot_message(), self.person)
+            own.keep(path, f"+{sha}:{self.wip_ref}")
+            kind = "uncommitted work" if tree.changed else "commits"
+            self._note(f"{kind} in submodule {path.relative_to(self.path)}: kept as {self.wip_ref} in {own.path}")
 
     def _tree(self) -> Tree:
         scratch = self.path.parent

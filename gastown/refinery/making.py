@@ -5,6 +5,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+from gastown.agent import submodules
 from gastown.agent.git import GitError, git
 from gastown.agent.mirror import Mirror
 from gastown.gates import MergeMethod
@@ -41,6 +42,7 @@ def make(job: MergeJob, mirror: Mirror, worktree: Path, base: str) -> str | Held
             raise
         return Held(code=HoldCode.CONFLICT, reason=_conflict(job, worktree, paths), output=presentable(error.output))
     mirror.keep(worktree, f"+{made}:{job.merging_ref}")
+    submodules.check_out(mirror, worktree)  # what the result names, which gates are about to see
     return made
 
 

@@ -10,6 +10,7 @@ from gastown.errors import GastownError, GitFailed, NotFound, RepositoryUnavaila
 
 PROBE_TIMEOUT_S = 60.0
 SHOWN_BRANCHES = 10
+SHA1_LENGTH = 40
 # What a checkout is in the middle of while this file or directory is in its git directory.
 _OPERATIONS = {
     "rebase-merge": "a rebase",
@@ -46,6 +47,11 @@ def probe(repository: str, branch: str | None = None) -> Probe:
     if not branches:
         raise UsageError(
             f"{place} is empty: it has no branch with a commit", hint="make a first commit, then try again"
+        )
+    if any(len(sha) > SHA1_LENGTH for sha in refs.values()):
+        raise UsageError(
+            f"{place} names its objects by SHA-256, which gastown cannot do yet",
+            hint="give a repository with SHA-1 names: git init --object-format=sha1",
         )
     chosen = branch or symbolic
     if chosen is None:

@@ -108,3 +108,11 @@ def test_which_is_local(tmp_path: Path) -> None:
     assert local_path("example.com:x") is None
     assert local_path(str(tmp_path)) == tmp_path
     assert local_path("/no/such:path") == Path("/no/such:path")
+
+
+def test_sha256_is_refused_in_words(tmp_path: Path) -> None:
+    git("init", "--quiet", "--object-format=sha256", "--initial-branch=main", str(tmp_path / "r"))
+    commit(tmp_path / "r", {"a": "a"})
+    with pytest.raises(UsageError, match="SHA-256") as caught:
+        probe(str(tmp_path / "r"))
+    assert "--object-format=sha1" in caught.value.hint
