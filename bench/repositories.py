@@ -1,0 +1,122 @@
+"""A repository of 100,000 files and 50,000 commits: how long an attempt waits for its worktree on a warm node."""
+
+import os
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from bench.report import row
+from gastown.agent import upkeep
+from gastown.agent.git import git
+from gastown.agent.mirror import Mirror
+
+FILES, COMMITS, FOLDER = 100_000, 50_000, 100
+LIMIT_S = 2.0
+TIMES = 3
+
+
+def worktrees() -> None:
+    """Ratios are to the 2 s that a second attempt on a warm node may wait; a plain clone stands beside them."""
+    with _ground() as folder:
+        remote = folder / "remote.git"
+        began = time.perf_counter()
+        fill(remote, FILES, COMMITS)
+        made = time.perf_counter() - began
+        mirror = Mirror.open(folder / "home", 1, str(remote))
+        began = time.perf_counter()
+        mirror.fetch()
+        first = time.perf_counter() - began
+        _row("first fetch of the mirror", first, f"{FILES:,} files, {COMMITS:,} commits, made in {made:.0f} s")
+        target = mirror.target("main") or ""
+        _row("fetch of no news", _best(mirror.fetch))
+        plain = _clones(lambda path: git("clone", "--quiet", str(remote), str(path)), folder)
+        _row("plain git clone", plain)
+        own = _clones(lambda path: mirror.clone(path, target, "gt/gt-1"), folder)
+        _row("worktree of an attempt", own, f"{plain / own:.1f}x as fast as a clone")
+        _row("the files alone, written anew", _written(folder, mirror, target))
+        _row("repacking the mirror", _best(lambda: upkeep.repack(mirror)))
+
+
+def fill(remote: Path, files: int, commits: int) -> None:
+    """One commit with all files, of 400 bytes each, then one that changes a file for each further one."""
+    git("init", "--quiet", "--bare", "--initial-branch=main", str(remote))
+    command = ["git", "fast-import", "--quiet", "--force"]
+    with subprocess.Popen(command, cwd=remote, stdin=subprocess.PIPE) as process:
+        assert process.stdin is not None
+        for part in _history(files, commits):
+            process.stdin.write(part)
+        process.stdin.close()
+    if process.returncode:
+        raise SystemExit(f"git fast-import: {process.returncode}")
+
+
+def _history(files: int, commits: int) -> Iterator[bytes]:
+    yield _commit(0)
+    for number in range(files):
+        yield _file(number, f"file {number}\n".encode() * 30)
+    for number in range(1, commits):
+        yield _commit(number)
+        yield _file(number * 7919 % files, f"change {number}\n".encode() * 30)
+
+
+def _commit(number: int) -> bytes:
+    message = f"commit {number}"
+    when = 1_700_000_000 + number
+    return f"commit refs/heads/main\ncommitter b <b@localhost> {when} +0000\ndata {len(message)}\n{message}\n".encode()
+
+
+def _file(number: int, content: bytes) -> bytes:
+    name = f"d{number // FOLDER // FOLDER:02}/d{number // FOLDER % FOLDER:02}/f{number % FOLDER:02}"
+    return f"M 100644 inline {name}\ndata {len(content)}\n".encode() + content + b"\n"
+
+
+def _clones(make: Callable[[Path], object], folder: Path) -> float:
+    times = []
+    for number in range(TIMES):
+        path = folder / f"tree-{number}"
+        began = time.perf_counter()
+        make(path)
+        times.append(time.perf_counter() - began)
+        shutil.rmtree(path)
+    return min(times)
+
+
+def _best(work: Callable[[], object]) -> float:
+    times = []
+    for _ in range(TIMES):
+        began = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - began)
+    return min(times)
+
+
+def _written(folder: Path, mirror: Mirror, target: str) -> float:
+    """What no way to make a copy can be faster than on this disk: create and write each file, in one process."""
+    names = git("ls-tree", "-r", "--name-only", target, cwd=mirror.path).splitlines()
+
+    def write(path: Path) -> None:
+        for each in sorted({os.path.dirname(name) for name in names}):
+            (path / each).mkdir(parents=True)
+        for name in names:
+            descriptor = os.open(path / name, os.O_CREAT | os.O_WRONLY | os.O_EXCL, 0o644)
+            os.write(descriptor, b"x" * 400)
+            os.close(descriptor)
+
+    return _clones(write, folder)
+
+
+def _row(what: str, seconds: float, *figures: str) -> None:
+    row(f"repositories  {what}", f"{seconds:.2f} s", *figures, ratio=seconds / LIMIT_S, of="to 2 s")
+
+
+@contextmanager
+def _ground() -> Iterator[Path]:
+    folder = Path(tempfile.mkdtemp(prefix="gastown-bench-"))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
