@@ -75,10 +75,17 @@ class Chances:
         for message in self.world.broker.waiting():
             for worker in self.world.fleet.takers(message)[:2]:
                 weight = 4.0 if message.label.endswith(SWEEP) else MESSAGES.get(message.label.partition(" ")[0], 4.0)
+                if self.mood.twice and self._is_under_way(message.label):
+                    weight = 0.3  # later is worth more
                 yield weight, f"deliver {message.label} to {worker.name}"
+            if self.world.faults_on and self.mood.twice and message.label.startswith("merge "):
+                yield self.mood.twice, f"double {message.label}"
             if self.world.faults_on and self.mood.losses:
                 yield 0.04 * self.mood.losses, f"drop {message.label}"
                 yield 0.06 * self.mood.losses, f"double {message.label}"
+
+    def _is_under_way(self, label: str) -> bool:
+        return any(name.startswith(f"{label} on ") for name in self.world.stage.actors)
 
     def _agents(self) -> Iterator[Chance]:
         for node in self.world.nodes.values():

@@ -45,6 +45,7 @@ class Mood:
     back: float = 0.4  # how soon what is away comes back
     waking: float = 0.08  # of an agent that fell silent
     aimed: float = 0.0  # how often people ask it of a bead at which somebody is just now
+    twice: float = 0.0  # how often the message of a merge that is under way comes once more
     far: Jumps = NEAR
 
     @classmethod
@@ -91,7 +92,8 @@ OF: dict[Theme, dict[str, Any]] = {
         "leases": 0.4,
         "merging": 1.0,
         "aimed": 0.7,
-        "jumps": 2.5,
+        "jumps": 8.0,
+        "twice": 1.0,
     },
     Theme.OUTAGES: {
         "faults": 0.3,

@@ -97,6 +97,7 @@ MUTANTS = (
     _of(
         "a roll-back that touches the bead though it hit nothing",
         (f"{ENDINGS}:end", UNGUARDED, "    rows = session.execute(_ended(set(ids))).all()"),
+        begin=1014,
     ),
     _of(
         "a roll-back of what runs",
@@ -172,11 +173,13 @@ MUTANTS = (
         "an adoption that does not look at the hook",
         (f"{ATTEMPTS}:_wanted", "return session.scalar(statement) is not None", "return True"),
         theme=Theme.OUTAGES,
+        begin=1011,
     ),
     _of(
         "leases that run while the API is away",
         ("gastown.store.views:_is_outage", "return silent or", "return False and"),
         theme=Theme.OUTAGES,
+        begin=1017,
     ),
     _of(
         "a push that does not ask whether it is wanted",
@@ -200,7 +203,6 @@ MUTANTS = (
     _of(
         "a cancel that does not wait for the push",
         (f"{MERGES}:close_request", "if request.status == MergeStatus.PUSHING or", "if"),
-        (f"{MERGES}:close_request", "(MergeStatus.OPEN, MergeStatus.IN_PROGRESS)", "(*MERGING, MergeStatus.OPEN)"),
         theme=Theme.MERGING,
     ),
     _of("a done that keeps the hook", (f"{REPORTS}:_succeed", "agents.unhook(session, bead.id)", "pass")),
@@ -220,14 +222,15 @@ MUTANTS = (
         ("gastown.reconcile.town:budget_left_usd", " - view.reserved_usd", ""),
         theme=Theme.SLOW,
     ),
-    _of("a drained node that takes starts", ("gastown.reconcile.town:free_on", "or node.draining ", "")),
+    _of("a drained node that takes starts", ("gastown.reconcile.town:free_on", "or node.draining ", ""), begin=1008),
     _of(
         "requests to people that are never settled",
         ("gastown.store.escalations:settle_gone", "len(session.execute", "0 and len(session.execute"),
         (
             "gastown.store.escalations:settle_bead",
-            "_settle(session, Escalation.town_id",
-            "bool((session, Escalation.town_id",
+            "_settle(session, Escalation.town_id == bead.town_id, or_(",
+            "str(or_(",
         ),
+        begin=1008,
     ),
 )

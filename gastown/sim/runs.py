@@ -107,13 +107,19 @@ def _kept_back(world: World) -> list[str]:
 
 
 def _mend(world: World) -> None:
-    """Everything is there again, and nobody asks for anything but that paused towns go on."""
+    """Everything is there again, and nobody asks for anything but that what is paused or drained goes on."""
     world.faults_on = False
     world.api_up = world.broker.up = True
     for node in world.nodes.values():
         node.connected = node.up = True
+    for actor in [each for each in world.stage.actors.values() if each.name.startswith("user ")]:
+        world.kill(actor)  # or it would pause or drain once more, after what follows
+    for name in [actor.name for actor in world.stage.actors.values() if actor.in_transaction]:
+        world.take(f"run {name}: go")  # or it would keep the rows that what follows needs
     for name in ("town", *world.rigs):
         world.take(f"user resume {name}")
+    for name in world.nodes:
+        world.take(f"user open {name}")
     world.take("user policy max_running 3")
     world.take("user policy rig_max_running 2")
 
