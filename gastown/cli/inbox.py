@@ -35,7 +35,23 @@ def show_inbox(
     )
     if as_json:
         return screen.print_json(rows[:limit])
-    return _print(rows[:limit], more=len(rows) > limit)
+    if rows:
+        _print(rows[:limit], more=len(rows) > limit)
+    return _print_rest(asked=bool(rows))
+
+
+def _print_rest(*, asked: bool) -> None:
+    """Not all that waits for a person asks in the inbox: a held merge, for one, waits until somebody looks."""
+    from gastown.cli import screen, townwide
+
+    need_you = 0 if asked else townwide.read().need_you
+    if need_you:
+        beads = "1 bead needs" if need_you == 1 else f"{need_you} beads need"
+        screen.say(f"nothing asks for you here, but {beads} you\nnext: gastown why --all")
+    elif not asked:
+        screen.say("nothing waits for you")
+    else:
+        screen.note("gastown why --all lists all that waits, held merges as well")
 
 
 def _print(rows: "Sequence[InboxRow]", *, more: bool) -> None:
@@ -44,8 +60,6 @@ def _print(rows: "Sequence[InboxRow]", *, more: bool) -> None:
     from gastown.cli import screen
     from gastown.cli.words import at, in_short, span
 
-    if not rows:
-        return screen.say("nothing waits for you")
     now = datetime.now(UTC)
     for row in rows:
         age = f"{span((now - row.raised_at).total_seconds())} ago"

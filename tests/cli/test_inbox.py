@@ -1,6 +1,7 @@
 """gastown inbox: what waits for a person, with what to type next."""
 
 import pytest
+from sqlalchemy import text
 
 from gastown.cli import townwide
 from gastown.db import transaction
@@ -47,3 +48,13 @@ def test_more_than_are_shown(gastown: Gastown, failed: str) -> None:
     said = gastown("inbox", "-n", "1")
     assert "20 attempts failed" not in said.out
     assert "only the newest 1" in said.err
+
+
+def test_what_waits_for_a_person_without_a_request(gastown: Gastown) -> None:
+    with transaction() as session:
+        bead = a_bead(session, held_at=text("now()"), held_reason="not now")
+    assert gastown("inbox").out == "nothing asks for you here, but 1 bead needs you\nnext: gastown why --all\n"
+    assert gastown("inbox", "--json").json == []
+    with transaction() as session:
+        escalations.raise_once(session, bead.town_id, "breaker", "20 attempts failed")
+    assert "gastown why --all" in gastown("inbox").err
