@@ -234,7 +234,7 @@ def _print_rig(row: "RigRow") -> None:
         screen.say(f"  {'gate':<11} {_gate(gate)}")
     if not row.gates:
         screen.say(f"  {'gate':<11} none: whatever an agent commits is merged unchecked")
-    for key, value in row.policy.items() if isinstance(row.policy, dict) else ():
+    for key, value in sorted(row.policy.items()) if isinstance(row.policy, dict) else ():
         screen.say(f"  {'policy':<11} {one_line(key)} = {one_line(str(value), 100)}")
     if row.wrong:
         screen.say(f"  {'WRONG':<11} nothing is started: {one_line(row.wrong, 300)}")

@@ -88,6 +88,7 @@ def _summary(totals: "Totals", written: Path | None) -> dict[str, object]:
 
 def _tell(totals: "Totals", written: Path | None) -> None:
     from gastown.cli import screen
+    from gastown.cli.words import count
 
     failure = totals.failure
     if failure is not None:
@@ -95,5 +96,5 @@ def _tell(totals: "Totals", written: Path | None) -> None:
         screen.say(f"seed {failure.seed} breaks: {failure.invariant}: {failure.detail}")
         if written is not None:
             screen.say(f"next: gastown sim --replay {written}")
-    words = f"{totals.steps} steps of {len(totals.seeds)} seeds in {totals.seconds:.0f} s"
+    words = f"{totals.steps} steps of {count(len(totals.seeds), 'seed')} in {totals.seconds:.0f} s"
     screen.say(f"{words} ({totals.steps_per_s:.0f} steps/s): {'broken' if failure else 'nothing broken'}")

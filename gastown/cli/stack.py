@@ -82,6 +82,8 @@ def version() -> None:
 
 
 def _print_stack(now: "StackStatus", settings: "Settings") -> None:
+    from gastown.cli.words import count
+
     since = f" since {now.since}" if now.alive else ""
     typer.echo(f"gastown is {now.state}{since}, home {settings.home}")
     if now.reason:
@@ -91,7 +93,7 @@ def _print_stack(now: "StackStatus", settings: "Settings") -> None:
         return
     typer.echo(f"  {'url':<9} {now.url}")
     for child in now.children:
-        restarts = f", restarted {child.restarts} times" if child.restarts else ""
+        restarts = f", restarted {count(child.restarts, 'time')}" if child.restarts else ""
         reason = f", last {child.reason}" if child.reason else ""
         typer.echo(f"  {child.name:<9} {child.state:<10} pid {child.pid or '-'}{restarts}{reason}")
     for name, url in (("postgres", settings.database_url), ("redis", settings.broker_url)):

@@ -66,7 +66,7 @@ def _print_town(shown: dict[str, Any]) -> None:
         ("", shown["policy"]),
         *((f"rig {one_line(name)}: ", own) for name, own in shown["rigs"].items()),
     ]:
-        for key, value in own.items() if isinstance(own, dict) else ():
+        for key, value in sorted(own.items()) if isinstance(own, dict) else ():
             screen.say(f"  {'policy':<8} {name}{one_line(key)} = {in_short(str(value), 100)}")
     for fault in shown["wrong"]:
         screen.say(f"  {'WRONG':<8} nothing is started: {in_short(fault, 300)}")

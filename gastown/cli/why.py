@@ -29,7 +29,8 @@ All = Annotated[bool, typer.Option("--all", help="What holds the town back, and 
 Beads = Annotated[int | None, typer.Option("--limit", "-n", min=1, help="Of --all: at most so many beads.")]
 Follow = Annotated[bool, typer.Option("--follow", "-f", help="Go on with what comes.")]
 History = Annotated[bool, typer.Option("--history", help="All that was decided so far, not only the last of it.")]
-OfBead = Annotated[str | None, typer.Option("--bead", metavar="BEAD", help="Of this bead alone.")]
+OfBead = Annotated[str | None, typer.Option("--bead", metavar="BEAD", help="The same as the argument.")]
+OnlyBead = Annotated[str | None, typer.Argument(metavar="[BEAD]", help="Of this bead alone.")]
 
 
 @app.command()
@@ -83,7 +84,8 @@ def _print_one(row: "Explanation", listed: "BeadRow", *, in_full: bool) -> None:
     if row.down:
         screen.say(DOWN)
     screen.say(f"{row.id} {one_line(row.title, 100)}")
-    screen.say(f"  {state_now(row, listed).replace('_', ' ')}: {in_short(row.reason, 500)}")
+    state = state_now(row, listed).replace("_", " ")
+    screen.say(f"  {state}: {in_short(row.reason.removeprefix(f'{state}: '), 500)}")
     screen.say(f"  rule       {row.gate}: {row.meaning}")
     screen.say(f"  opens      {row.opens}")
     if row.says:
@@ -100,14 +102,21 @@ def _print_one(row: "Explanation", listed: "BeadRow", *, in_full: bool) -> None:
     for past in shown:
         words = past.verdict.replace("_", " ")
         screen.say(f"  {at(past.at)} {words:<15} {in_short(past.reason, 160)} ({past.rule})")
-    screen.say(f"next: {row.command}")
+    if row.command != f"gastown why {row.id}":  # which was typed just now
+        screen.say(f"next: {row.command}")
 
 
 @app.command()
-def events(follow: Follow = False, bead: OfBead = None, limit: Limit = 50, as_json: AsJson = False) -> None:
+def events(
+    bead: OnlyBead = None, follow: Follow = False, of: OfBead = None, limit: Limit = 50, as_json: AsJson = False
+) -> None:
     """Show what has happened: who did what, and why. With --json --follow, one object a line."""
     from gastown.cli import screen
+    from gastown.errors import UsageError
 
+    if bead and of and bead != of:
+        raise UsageError("events takes one bead", hint="gastown events BEAD")
+    bead = bead or of
     rows = _read_events(bead, 0, limit)
     if as_json and not follow:
         return screen.print_json(rows)

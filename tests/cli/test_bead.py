@@ -119,13 +119,16 @@ def test_cancel_retry_hold_release_dispatch(gastown: Gastown) -> None:
     assert "is first in order" in gastown("bead", "dispatch", bead_id).out
     assert "is held: not now" in gastown("bead", "hold", bead_id, "--reason", "not\nnow").out
     assert gastown("why", bead_id, "--json").json["verdict"] == "held"
+    assert "  held: not" in gastown("why", bead_id).out
     assert "goes on" in gastown("bead", "release", bead_id).out
     assert gastown("bead", "release", bead_id).code == 1
     assert f"{bead_id} is canceled\n" in gastown("bead", "cancel", bead_id).out
     said = gastown("bead", "cancel", bead_id)
     assert (said.code, said.err.splitlines()[0]) == (1, f"gastown: {bead_id} is canceled already")
     assert "it is open again" in gastown("bead", "retry", bead_id).out
-    kinds = [event["kind"] for event in gastown("events", "--bead", bead_id, "--json").json]
+    kinds = [event["kind"] for event in gastown("events", bead_id, "--json").json]
+    assert gastown("events", "--bead", bead_id, "--json").json == gastown("events", bead_id, "--json").json
+    assert gastown("events", bead_id, "--bead", "gt-other").code == 2
     assert kinds == ["forced", "held", "released", "canceled", "retried"]
 
 
