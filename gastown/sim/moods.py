@@ -86,13 +86,15 @@ OF: dict[Theme, dict[str, Any]] = {
         "agents": 0.3,
         "deaths": 0.3,
         "outages": 0.3,
-        "faults": 2.0,
-        "haste": 1.5,
-        "wishes": 0.25,
+        "faults": 1.0,
+        "losses": 0.3,
+        "haste": 2.0,
+        "within": 0.1,
+        "wishes": 0.1,
         "leases": 0.4,
         "merging": 1.0,
         "aimed": 0.7,
-        "jumps": 8.0,
+        "jumps": 4.0,
         "twice": 1.0,
     },
     Theme.OUTAGES: {
@@ -126,7 +128,7 @@ def policies_of(theme: Theme) -> dict[str, dict[str, Any]]:
 
 ASKED_MORE: dict[Theme, dict[str, float]] = {
     Theme.CONTENTION: {"cancel": 1.6, "hold": 1.0},
-    Theme.MERGING: {"cancel": 3.0, "again": 1.0, "hold": 0.2},
+    Theme.MERGING: {"sling": 8.0, "cancel": 2.0, **dict.fromkeys(("hold", "pause", "drain", "close", "policy"), 0.0)},
     Theme.OUTAGES: {"cancel": 1.6, "hold": 1.2},
     Theme.SLOW: {"release": 2.0},
 }

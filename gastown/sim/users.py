@@ -11,7 +11,7 @@ from gastown.db import in_transaction
 from gastown.errors import GastownError
 from gastown.models import Rig, Town
 from gastown.sim.actors import Actor
-from gastown.sim.moods import ASKED_MORE
+from gastown.sim.moods import ASKED_MORE, Theme
 from gastown.states import ADOPTABLE, PRIORITIES
 from gastown.tasks.base import poke, publish
 
@@ -68,13 +68,16 @@ class Users:
             words = [wish, rng.choice(beads), rng.choice(beads)]
         else:
             touched = self._touched() if rng.random() < world.chances.mood.aimed else []
+            if world.theme is Theme.MERGING and wish == "cancel" and not touched:
+                return None  # what is canceled before is never merged
             words = [wish, rng.choice(touched or self._likely(wish) or beads[-12:])]
         return f"user {' '.join(words)}"
 
     def _touched(self) -> list[str]:
         """The beads at which somebody is just now, or of which an agent was given up and is still there."""
         world = self.world
-        busy = [name for name in world.stage.actors if name.startswith("merge ")] or world.stage.actors
+        merges = [name for name in world.stage.actors if name.startswith("merge ")]
+        busy = merges if world.theme is Theme.MERGING else world.stage.actors
         words = {word.partition("/")[0] for name in busy for word in name.split(" ")}
         rows = world.oracles.now.tables["dispatches"]
         for node in world.nodes.values():
