@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 from gastown.cli import INTERRUPTED, adding, board, reading, screen, slinging
 from gastown.cli.adding import Wanted
 from gastown.cli.ask import ask, publish_after
+from gastown.cli.why import state_now
 from gastown.cli.words import count, in_short, one_line, span
 from gastown.commands import plans, towns
 from gastown.commands.plans import RUN_LABEL, Plan, PlannedBead
@@ -243,8 +244,9 @@ def conclude(run: Run, rows: list[BeadRow], order: Order) -> int:
             {"run": run.id, "ok": not stuck, "beads": rows, "reasons": [asdict(each) for each in reasons]}
         )
         return 1 if stuck else 0
+    listed = {row.id: row for row in rows}
     for each in reasons:
-        screen.say(f"{each.id} {each.verdict.replace('_', ' ')}: {one_line(each.title, 60)}")
+        screen.say(f"{each.id} {state_now(each, listed[each.id]).replace('_', ' ')}: {one_line(each.title, 60)}")
         screen.say(f"  {in_short(each.reason, 300)}\n  {each.opens}\n  next: {each.command}")
     took = max(row.closed_at for row in rows if row.closed_at) - min(row.created_at for row in rows) if done else None
     time = "" if took is None or stuck else f" in {span(took.total_seconds())}"

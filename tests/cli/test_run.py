@@ -140,6 +140,7 @@ def test_some_need_a_person(gastown: Gastown, served: None, repository: Path, me
     assert said.code == 1
     bad = beads()[1]
     assert "attempts_exhausted: it / broke" in said.out
+    assert f"{bad.id} failed: false" in said.out
     assert f"next: gastown bead retry {bad.id}" in said.out
     assert "1 of 2 beads done" in said.out
     assert "next: after that, gastown run --resume" in said.out
