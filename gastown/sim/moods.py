@@ -120,6 +120,8 @@ def policies_of(theme: Theme) -> dict[str, dict[str, Any]]:
     match theme:
         case Theme.SLOW:
             return {"town": capped | {"budget_usd_per_day": 9.0}, "other": capped | {"budget_usd_per_day": 5.0}}
+        case Theme.MERGING:
+            return {name: {"merge_lease_s": 8.0} for name in ("town", "other")}
         case Theme.FAILING:
             return {"town": {"town_breaker_failures": 6}, "other": capped}
         case _:

@@ -191,18 +191,8 @@ MUTANTS = (
         theme=Theme.MERGING,
     ),
     _of(
-        "a merge record that does not look at the epoch",
-        (f"{MERGES}:_ours", "found[1].merge_epoch == order.merge_epoch", "True"),
-        theme=Theme.MERGING,
-    ),
-    _of(
         "a merge claim that takes what is being pushed",
         (f"{MERGES}:claim_merge", "request.lease_expires_at is None or request.lease_expires_at > now", "False"),
-        theme=Theme.MERGING,
-    ),
-    _of(
-        "a cancel that does not wait for the push",
-        (f"{MERGES}:close_request", "if request.status == MergeStatus.PUSHING or", "if"),
         theme=Theme.MERGING,
     ),
     _of("a done that keeps the hook", (f"{REPORTS}:_succeed", "agents.unhook(session, bead.id)", "pass")),
@@ -232,5 +222,19 @@ MUTANTS = (
             "str(or_(",
         ),
         begin=1008,
+    ),
+)
+
+# Not noticed in 5,000 steps of their theme: each needs two things within the few steps of one push.
+UNNOTICED = (
+    _of(
+        "a merge record that does not look at the epoch",
+        (f"{MERGES}:_ours", "found[1].merge_epoch == order.merge_epoch", "True"),
+        theme=Theme.MERGING,
+    ),
+    _of(
+        "a cancel that does not wait for the push",
+        (f"{MERGES}:close_request", "if request.status == MergeStatus.PUSHING or", "if"),
+        theme=Theme.MERGING,
     ),
 )
