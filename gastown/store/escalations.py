@@ -2,7 +2,7 @@
 
 Causes begin with what they are about: `failed:BEAD`, `auth:BEAD`, `budget:BEAD`, `stalled:BEAD`, `rule:BEAD` (a rule
 raised), `blocker:BEAD` (the one that failed), `asked:DISPATCH:DIGEST` (an agent asks), `infra:CODE`, `breaker`,
-`policy:town`, `policy:rig:ID`, `invariant:NAME`.
+`policy:town`, `policy:rig:ID`, `invariant:NAME`, `tick` (whole ticks fail).
 """
 
 import hashlib
@@ -23,6 +23,7 @@ from gastown.states import LIVE, RELEASING, TERMINAL
 from gastown.store.moves import record
 
 FAILED, ASKED, BLOCKER, RULE, POLICY = "failed:", "asked:", "blocker:", "rule:", "policy:"
+TICK = "tick"
 HELD = ("auth:", "budget:")  # of a bead that was held because of it
 
 _HAS_BEAD = "SELECT 1 FROM beads b WHERE b.id = q.bead_id AND "
@@ -39,6 +40,7 @@ _GONE = {
         JOIN beads w ON w.id = e.bead_id WHERE b.id = substr(q.cause, {len("blocker:") + 1})
           AND {one_of("b.status", TERMINAL)} AND ({_RELEASED}) IS NOT TRUE AND NOT ({one_of("w.status", TERMINAL)}))""",
     "infra:": "EXISTS (SELECT 1 FROM dispatches d WHERE d.town_id = q.town_id AND d.started_at > q.raised_at)",
+    TICK: "(SELECT d.at FROM decisions d WHERE d.town_id = q.town_id ORDER BY d.id DESC LIMIT 1) > q.raised_at",
     "breaker": "EXISTS (SELECT 1 FROM towns t WHERE t.id = q.town_id AND t.breaker_opened_at IS NULL)",
 }
 
@@ -147,6 +149,8 @@ def command_for(cause: str, bead_id: str | None) -> str:
     kind, _, subject = cause.partition(":")
     if kind == "blocker":
         return f"gastown why {subject}"
+    if kind == TICK:
+        return "gastown status, and the newest lines of log/control.log in GASTOWN_HOME"
     if bead_id is not None:
         return _COMMANDS.get(kind, "gastown why {}").format(bead_id)
     return "gastown config show" if kind == "policy" else "gastown why --all"

@@ -1,6 +1,7 @@
 """The loop that everything hangs on. If the process dies between commit and publish, the rows still say what is to do,
 and a rule publishes again: the reconciler is the outbox."""
 
+from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
@@ -11,11 +12,11 @@ from gastown.apply import Decided, apply
 from gastown.celery_app import app
 from gastown.commands import work
 from gastown.db import in_transaction, transaction
-from gastown.errors import RequestError
+from gastown.errors import GastownError, RequestError
 from gastown.reconcile import decide
 from gastown.reconcile.actions import Effect
 from gastown.reconcile.views import Slot
-from gastown.store import claims, counters, policies, rule_errors, views
+from gastown.store import claims, counters, escalations, policies, rule_errors, views
 from gastown.store.policies import Policies
 from gastown.tasks import correcting
 from gastown.tasks.base import poke, publish_all, send
@@ -43,6 +44,19 @@ def reconcile(town_id: int | None = None) -> None:
 
 
 def reconcile_town(town_id: int) -> None:
+    """One tick. When it raises, nothing of the town is decided any more: a person is asked, once."""
+    try:
+        _tick(town_id)
+    except GastownError:
+        raise  # the database or the broker is away, which is said elsewhere, and beat comes again
+    except Exception as error:
+        said = f"nothing is decided any more: each tick fails with {type(error).__name__}: {str(error)[:500]}"
+        with suppress(GastownError):
+            in_transaction(lambda session: escalations.raise_once(session, town_id, escalations.TICK, said))
+        raise
+
+
+def _tick(town_id: int) -> None:
     """Batches, each one transaction under the town's lock, until nothing is due or the tick has been long enough."""
     began: datetime | None = None
     idle = 0
