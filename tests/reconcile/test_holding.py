@@ -11,6 +11,9 @@ from tests.views import NOON, SLOT, a_failure, a_view, after, blocked_by
 IN_PROGRESS = BeadStatus.IN_PROGRESS
 
 
+HIGHER_CAP = "Give it a higher cap (gastown rig set RIG --policy attempt_cap_usd=USD), then"
+
+
 @pytest.mark.parametrize(
     ("failure_class", "rule", "cause", "reason"),
     [
@@ -27,7 +30,8 @@ def test_hold_after_a_failure(failure_class: FailureClass, rule: str, cause: str
     decision = decide(view, NOON, Policy())
     assert decision.rule == rule
     if cause:
-        message = f"gt-bead is held: {reason}. When that is mended: gastown bead release gt-bead"
+        first = "When that is mended" if failure_class is FailureClass.AUTH else HIGHER_CAP
+        message = f"gt-bead is held: {reason}. {first}: gastown bead release gt-bead"
         assert decision.actions == (HoldBead(reason=reason), Escalate(cause=cause, message=message))
         assert (decision.verdict, decision.reason, decision.next_look) == (Verdict.HELD, f"held: {reason}", None)
 

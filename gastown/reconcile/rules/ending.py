@@ -34,20 +34,21 @@ def hold_unauthorized(view: BeadView, now: datetime, policy: Policy) -> Decision
     """The provider did not let its agent in: no attempt can succeed until a person has put the login right."""
     if view.failure is None or view.failure.failure_class is not FailureClass.AUTH or view.held_reason is not None:
         return None
-    return _hold(view, "auth", f"its agent was not let in: {view.failure.message}")
+    return _hold(view, "auth", f"its agent was not let in: {view.failure.message}", "When that is mended")
 
 
 def hold_over_cap(view: BeadView, now: datetime, policy: Policy) -> Decision | None:
     """The last attempt used more than its cap: a person decides whether another one may."""
     if view.failure is None or view.failure.failure_class is not FailureClass.BUDGET or view.held_reason is not None:
         return None
-    return _hold(view, "budget", view.failure.message)
+    raised = "Give it a higher cap (gastown rig set RIG --policy attempt_cap_usd=USD), then"
+    return _hold(view, "budget", view.failure.message, raised)
 
 
-def _hold(view: BeadView, cause: str, reason: str) -> Decision:
+def _hold(view: BeadView, cause: str, reason: str, before: str) -> Decision:
     ask = Escalate(
         cause=f"{cause}:{view.id}",
-        message=f"{view.id} is held: {reason}. When that is mended: gastown bead release {view.id}",
+        message=f"{view.id} is held: {reason}. {before}: gastown bead release {view.id}",
     )
     return Decision(Verdict.HELD, f"held: {reason}", (HoldBead(reason=reason), ask))
 
