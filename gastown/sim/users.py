@@ -44,6 +44,7 @@ class Users:
 
     def __init__(self, world: "World") -> None:
         self.world = world
+        self._named: set[str] = set()  # also those whose sling is still under way, or was killed
 
     def draw(self, rng: Random) -> str | None:
         """Something that a person may want now. None: nothing to want it of."""
@@ -54,7 +55,7 @@ class Users:
             if world.oracles.unfinished >= AT_ONCE:
                 return None
             after = rng.sample(beads, min(len(beads), rng.choice((0, 0, 0, 1, 2))))
-            words = ["sling", f"B{len(beads) + 1}", rng.choice(list(world.rigs)), rng.choice(PRIORITIES), *after]
+            words = ["sling", f"B{len(self._named) + 1}", rng.choice(list(world.rigs)), rng.choice(PRIORITIES), *after]
         elif wish in ("pause", "resume"):
             words = [wish, rng.choice([*world.rigs, "town"])]
         elif wish in ("drain", "close", "open"):
@@ -172,8 +173,9 @@ class Users:
 
     def _sling(self, name: str, rig_name: str, priority: str, *after: str) -> Callable[[Session], Any] | None:
         world = self.world
-        if name in world.beads or any(each not in world.beads for each in after):
+        if name in self._named or any(each not in world.beads for each in after):
             return None
+        self._named.add(name)
         town_id, rig_id = world.rigs[rig_name]
         blockers = [world.beads[each][0] for each in after if world.beads[each][1] == town_id]
         new = work.NewBead(title=f"do {name}", priority=priority, after=blockers)
