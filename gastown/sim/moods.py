@@ -129,7 +129,7 @@ def policies_of(theme: Theme) -> dict[str, dict[str, Any]]:
 
 
 ASKED_MORE: dict[Theme, dict[str, float]] = {
-    Theme.CONTENTION: {"cancel": 1.6, "hold": 1.0},
+    Theme.CONTENTION: {"cancel": 1.6, "hold": 1.0, "block": 0.8, "unblock": 1.6},
     Theme.MERGING: {"sling": 8.0, "cancel": 2.0, **dict.fromkeys(("hold", "pause", "drain", "close", "policy"), 0.0)},
     Theme.OUTAGES: {"cancel": 1.6, "hold": 1.2},
     Theme.SLOW: {"release": 2.0},

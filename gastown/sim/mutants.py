@@ -97,6 +97,7 @@ MUTANTS = (
     _of(
         "a roll-back that touches the bead though it hit nothing",
         (f"{ENDINGS}:end", UNGUARDED, "    rows = session.execute(_ended(set(ids))).all()"),
+        theme=Theme.OUTAGES,
         begin=1014,
     ),
     _of(
@@ -139,7 +140,11 @@ MUTANTS = (
         "a release that wakes nobody",
         (f"{WORK}:release", '"held_reason": None, "wake_at": gastown_now()}', '"held_reason": None}'),
     ),
-    _of("a bead that waits no more and is not woken", (f"{EDGES}:unblock", "wake(session, bead_id)", "pass")),
+    _of(
+        "a bead that waits no more and is not woken",
+        (f"{EDGES}:unblock", "wake(session, bead_id)", "pass"),
+        theme=Theme.CONTENTION,
+    ),
     _of(
         "a hold that leaves the attempt",
         (f"{WORK}:hold", 'attempts.stop_live(session, bead, StopCode.HELD, f"held by {actor}: {reason}")', "None"),

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 Row = dict[str, Any]
 TABLES = {
     "beads": "id, town_id, rig_id, status, resolution, held_at IS NOT NULL AS held, wake_at, not_before, attempts_from,"
-    " verdict, ready_at",
+    " failure_code, verdict, ready_at",
     "dispatches": "id, town_id, rig_id, node_id, bead_id, agent_id, epoch, status, code, failure_class, head_sha,"
     " wip_sha, queued_at, ended_at, adopted_at, cost_usd, cap_usd",
     "agents": "id, bead_id, status",
@@ -59,6 +59,7 @@ def _paths() -> set[tuple[str, str, str]]:
 
 
 BACKED_OFF = ("infra", "agent", "config")  # the others hold the bead, or let its preset rest
+CHARGED = ("not_before", "failure_code")
 LEGAL = _paths()
 MACHINE_OF = {"beads": "bead", "agents": "agent", "dispatches": "dispatch", "merge_requests": "merge_request"}
 
@@ -249,6 +250,11 @@ class Oracles:
                 self.fail("a bead that was over changed", detail)
             if was["resolution"] in RELEASING and changed:
                 self.fail("a result was taken back", self.world.name_of(key))
+            if was["status"] in TERMINAL and not changed and any(was[fact] != is_now[fact] for fact in CHARGED):
+                self.fail("a failure was charged to a bead that was over", self.world.name_of(key))
+        for row in self.now.tables["dispatches"].values():
+            if row["status"] in LIVE and self.now.tables["beads"][row["bead_id"]]["not_before"] is not None:
+                self.fail("a live attempt whose bead waits out a backoff", self.world.name_of(row["id"]))
 
     def _check_merges(self) -> None:
         """G4: merged once, by the head of the served done, never for one that is canceled; and the rows agree."""

@@ -110,7 +110,7 @@ class Users:
 
         def command() -> Any:
             effects = in_transaction(ask)
-            if wish in ("force", "retry", "again"):
+            if wish in ("force", "retry", "again", "release"):
                 self.world.oracles.note_retry(self.world.beads[rest[0]][0])
             for effect in effects if isinstance(effects, list) else []:
                 publish(effect)

@@ -21,6 +21,8 @@ def test_a_mutant_is_noticed(sim_server: Server, mutant: Mutant) -> None:
                 break
             if steps > mutant.within:
                 pytest.fail(f"not noticed in {steps} steps from seed {mutant.begin}")
+    sound = run_seed(sim_server, seed, len(outcome.labels))
+    assert sound.passed, f"it is not the mutant: seed {seed} breaks without it: {sound.invariant}"
 
 
 def test_there_are_enough_of_them() -> None:
