@@ -4,7 +4,7 @@ decided anew, so a hundred thousand that wait cost one walk through an index."""
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import case, func, select
+from sqlalchemy import and_, case, func, select
 from sqlalchemy.orm import Session
 
 from gastown.models import Bead, MergeRequest, Rig
@@ -19,6 +19,7 @@ from gastown.store.policies import load_policies
 
 AT_WORK = (Verdict.DISPATCH, Verdict.AWAITING_START, Verdict.AWAITING_AGENT, Verdict.STOPPING, Verdict.AWAITING_MERGE)
 FAILED = "failed"
+UNFINISHED = MergeRequest.status.not_in((MergeStatus.CLOSED, MergeStatus.FAILED))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,20 +97,21 @@ def _gates(session: Session, town_id: int, rig: str | None) -> tuple[list[HoldUp
 def _stored(session: Session, town_id: int, rig: str | None) -> list[HoldUp]:
     """What was said last of all others: what changes that wakes them, so it is true but for a moment."""
     verdict = func.coalesce(case((Bead.status == BeadStatus.FAILED, FAILED), else_=Bead.verdict), UNDECIDED)
+    code = MergeRequest.held_code  # a conflict and a red gate are opened in different ways
     query = select(verdict.label("verdict"), func.count().label("beads"), func.min(Bead.id).label("example"))
+    query = query.outerjoin(MergeRequest, and_(MergeRequest.bead_id == Bead.id, UNFINISHED))
     query = query.where(Bead.town_id == town_id, Bead.status != BeadStatus.CLOSED, Bead.ready_at.is_(None))
     if rig is not None:
         query = query.where(
             Bead.rig_id == select(Rig.id).where(Rig.town_id == town_id, Rig.name == rig).scalar_subquery()
         )
-    rows = session.execute(query.group_by(verdict)).all()
+    rows = session.execute(query.group_by(verdict, code).order_by(verdict, code)).all()
     return [_holdup(session, row.verdict, row.beads, row.example) for row in rows]
 
 
 def _holdup(session: Session, verdict: str, beads: int, example: str) -> HoldUp:
     bead = session.get_one(Bead, example)
-    unfinished = MergeRequest.status.not_in((MergeStatus.CLOSED, MergeStatus.FAILED))
-    held_code = session.scalar(select(MergeRequest.held_code).where(MergeRequest.bead_id == example, unfinished))
+    held_code = session.scalar(select(MergeRequest.held_code).where(MergeRequest.bead_id == example, UNFINISHED))
     blocker = next((each.id for each in blockers_of(session, example)), "")
     rig = session.get_one(Rig, bead.rig_id)
     advice = advise(

@@ -5,8 +5,8 @@ from sqlalchemy import text
 
 from gastown.db import transaction
 from gastown.models import Bead
-from gastown.states import BeadStatus, Verdict
-from tests.builders import a_bead, a_node, a_rig, a_town, an_attempt, the_api_is_there
+from gastown.states import BeadStatus, HoldCode, Verdict
+from tests.builders import a_bead, a_merge, a_node, a_rig, a_town, an_attempt, the_api_is_there
 from tests.cli.conftest import Gastown
 from tests.ticks import tick
 
@@ -130,3 +130,14 @@ def tick_without_checks() -> None:
     with transaction() as session:
         town_id = a_town(session).id
     reconcile_town(town_id)
+
+
+def test_merges_that_are_held_for_different_reasons_have_different_advice(gastown: Gastown) -> None:
+    with transaction() as session:
+        a_rig(session, name="rig")
+        for code in (HoldCode.CONFLICT, HoldCode.GATE_FAILED, HoldCode.GATE_FAILED):
+            merge = a_merge(session, held_code=code, held_reason=f"held by {code}")
+            session.get_one(Bead, merge.bead_id).verdict = Verdict.MERGE_HELD
+    found = gastown("why", "--json").json["holdups"]
+    assert sorted((each["verdict"], each["beads"]) for each in found) == [("merge_held", 1), ("merge_held", 2)]
+    assert len({each["opens"] for each in found}) == 2
