@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import tempfile
 import uuid
 from collections.abc import Iterator
@@ -24,6 +25,9 @@ def pytest_configure(config: pytest.Config) -> None:
     """Before anything is imported or started: the developer's settings, databases and git identity are not ours."""
     for name in [name for name in os.environ if name.startswith(DEVELOPERS_OWN)]:
         del os.environ[name]
+    # a job that was put into the background ignores Ctrl-C, and so would all that the tests start and interrupt
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(autouse=True)
