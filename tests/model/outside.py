@@ -130,8 +130,7 @@ def gated(work: Callable[[Any], Any]) -> Any:
 
 def take_place(outside: Outside, patch: pytest.MonkeyPatch) -> None:
     """From now on the product meets this outside, and its tasks stop at their steps."""
-    registry.get.cache_clear()
-    patch.setitem(registry.FACTORIES, "process", lambda: outside)  # type: ignore[arg-type,return-value]
+    patch.setattr(registry, "get", lambda name: outside)  # not through its cache, which would outlive the test
     patch.setattr(app, "send_task", outside.send_task)
     for name in ("prepare", "push", "land", "contains", "release"):
         patch.setattr(merging, name, getattr(outside, name))
