@@ -140,6 +140,8 @@ def hold(session: Session, town_id: int, bead_id: str, reason: str, *, actor: st
 def release(session: Session, town_id: int, bead_id: str, *, actor: str = "user") -> None:
     """It goes on. What it was held for by the rules counts as mended: a login, or a cap."""
     bead = beads.lock_known_bead(session, bead_id, town_id)
+    if bead.status in TERMINAL:
+        raise Refused(f"{bead_id} is {bead.resolution or bead.status} already", hint=f"gastown bead retry {bead_id}")
     if bead.held_at is None:
         raise Refused(f"{bead_id} is not held", hint=f"gastown why {bead_id}")
     values: dict[str, object] = {"held_at": None, "held_reason": None, "wake_at": gastown_now()}

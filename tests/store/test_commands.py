@@ -135,6 +135,14 @@ def test_hold_stops_and_release_goes_on(town_id: int, clock: Clock) -> None:
         committed(lambda session: work.release(session, town_id, dispatch.bead_id))
 
 
+def test_what_was_canceled_while_it_was_held_cannot_be_released(town_id: int) -> None:
+    """Found by the simulation: the failure that it was held for was wiped off a bead that was over."""
+    bead = committed(lambda session: a_bead(session, held_at=after(0), held_reason="its login"))
+    committed(lambda session: work.cancel(session, town_id, bead.id))
+    with pytest.raises(Refused, match="is canceled already"):
+        committed(lambda session: work.release(session, town_id, bead.id))
+
+
 def test_hold_of_a_ready_bead_takes_it_out_of_the_queue(town_id: int) -> None:
     bead = committed(lambda session: a_bead(session, ready_at=after(0), wake_at=None))
     assert committed(lambda session: work.hold(session, town_id, bead.id, "x")) == []
