@@ -25,15 +25,21 @@ from gastown.reconcile.actions import (
     AskMerge,
     AskStop,
     CleanUp,
+    CloseLanding,
     CreateDispatch,
+    CreateReview,
+    CreateRework,
     Effect,
+    EndConvoy,
     Escalate,
     FailBead,
+    FailMerge,
     FreeAgent,
     HoldBead,
     InspectContainers,
     Lose,
     NoteStall,
+    OpenLanding,
     ReclaimMerge,
     RollBack,
     StartContainer,
@@ -44,7 +50,19 @@ from gastown.reconcile.decision import Decision
 from gastown.reconcile.policy import Policy
 from gastown.reconcile.views import BeadView
 from gastown.states import DispatchStatus, StopCode
-from gastown.store import agents, attempts, beads, creation, decisions, endings, escalations, merges
+from gastown.store import (
+    agents,
+    attempts,
+    beads,
+    creation,
+    decisions,
+    endings,
+    escalations,
+    landings,
+    merges,
+    requests,
+    rework,
+)
 from gastown.store.endings import Ask, Ending, Stall
 from gastown.store.moves import MoveLost, lock_bead, set_bead, wake
 from gastown.store.views import LoadedBead
@@ -123,7 +141,7 @@ def _carry_out(session: Session, acting: Sequence[Decided], policies: Mapping[in
             _carry_out_rare(session, bead, action)
         session.execute(PATIENT, {"before": before})
     if batch.asked_merges:
-        merges.note_asked(session, *batch.asked_merges)
+        requests.note_asked(session, *batch.asked_merges)
     if batch.starts:
         made = creation.create_dispatches(session, batch.starts)
         for bead_id, dispatch_id in made.items():
@@ -131,7 +149,20 @@ def _carry_out(session: Session, acting: Sequence[Decided], policies: Mapping[in
     return batch.effects
 
 
-Rare = Escalate | HoldBead | FreeAgent | FailBead | CleanUp | ReclaimMerge
+Rare = (
+    Escalate
+    | HoldBead
+    | FreeAgent
+    | FailBead
+    | CleanUp
+    | ReclaimMerge
+    | CreateRework
+    | CreateReview
+    | FailMerge
+    | OpenLanding
+    | CloseLanding
+    | EndConvoy
+)
 
 
 @dataclass
@@ -165,15 +196,13 @@ class _Batch:
                 self.asks.append(Ask(dispatch_id=UUID(key), code=stop_code, reason=reason))
             case NoteStall(dispatch_id=key, tier=tier, message=message):
                 self.stalls.append(Stall(dispatch_id=UUID(key), tier=tier, message=message))
-            case Escalate() | HoldBead() | FreeAgent() | FailBead() | CleanUp() | ReclaimMerge():
-                self.rare.append((bead, action))
             case AskMerge(merge_id=merge_id):
                 self.asked_merges.append(merge_id)
                 self.effects[bead.id].append(action)
             case StartContainer() | StopContainer() | InspectContainers():
                 self.effects[bead.id].append(action)
             case _:
-                assert_never(action)
+                self.rare.append((bead, action))
 
 
 def _end_attempts(session: Session, batch: _Batch, policies: Mapping[int, Policy]) -> None:
@@ -202,6 +231,18 @@ def _carry_out_rare(session: Session, loaded: LoadedBead, action: Rare) -> None:
             agents.unhook(session, loaded.id)
         case ReclaimMerge(merge_id=merge_id):
             _must(merges.reclaim(session, merge_id))
+        case CreateRework(merge_id=merge_id, purpose=purpose, agent=agent):
+            _must(rework.create(session, merge_id, purpose, agent))
+        case CreateReview(merge_id=merge_id, agent=agent):
+            _must(rework.create_review(session, merge_id, agent))
+        case FailMerge(merge_id=merge_id, message=message):
+            _must(rework.fail_merge(session, _row(session, loaded), merge_id, message))
+        case OpenLanding():
+            _must(landings.open_landing(session, _row(session, loaded)))
+        case CloseLanding(message=message):
+            _must(landings.close_landing(session, _row(session, loaded), message))
+        case EndConvoy():
+            landings.end_convoy(session, _row(session, loaded))
         case _:
             assert_never(action)
 

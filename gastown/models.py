@@ -37,10 +37,14 @@ from gastown.states import (
     TERMINAL,
     AgentStatus,
     BeadStatus,
+    ConvoyMode,
+    ConvoyStatus,
     DispatchStatus,
     FailureClass,
     MergeStatus,
+    Purpose,
     Resolution,
+    Strategy,
 )
 
 
@@ -51,6 +55,7 @@ def one_of(column: str, values: Any) -> str:
 NOW = func.gastown_now()
 IS_LIVE = one_of("status", LIVE)
 IS_TERMINAL = one_of("status", TERMINAL)
+FOR_A_MERGE = (Purpose.CONFLICT, Purpose.REWORK, Purpose.REVIEW)
 
 
 class Base(DeclarativeBase):
@@ -113,6 +118,7 @@ class Rig(Base):
         CheckConstraint("name <> '' AND repository <> '' AND branch <> ''", name="named"),
         CheckConstraint("jsonb_typeof(gates) = 'array'", name="gates"),
         CheckConstraint(one_of("merge_method", MergeMethod), name="merge_method"),
+        CheckConstraint(one_of("strategy", Strategy), name="strategy"),
     )
 
     id: Mapped[int] = mapped_column(Identity(always=True), primary_key=True)
@@ -125,6 +131,9 @@ class Rig(Base):
     gates: Mapped[list[Any]] = mapped_column(server_default=text("'[]'"))  # as gastown.gates stores them
     merge_method: Mapped[str] = mapped_column(server_default=MergeMethod.MERGE)
     author: Mapped[str | None]  # of the commits that merges make, as "Name <mail>"; None: who did the work
+    strategy: Mapped[str] = mapped_column(server_default=Strategy.DIRECT)
+    rework_agent: Mapped[str | None]  # the preset that mends what holds a merge; None: that of the work's last attempt
+    review_agent: Mapped[str | None]  # the preset that has to approve each merge request; None: none
     environment: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'"))  # captured at `rig add`, scrubbed
     policy: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'"))
     paused_at: Mapped[datetime | None]
@@ -148,6 +157,12 @@ class Bead(Base):
         CheckConstraint(f"priority BETWEEN 0 AND {len(PRIORITIES) - 1}", name="priority"),
         CheckConstraint("title <> '' AND length(title) <= 10000", name="title"),
         CheckConstraint("(held_at IS NULL) = (held_reason IS NULL)", name="held_has_reason"),
+        CheckConstraint(f"purpose IS NULL OR {one_of('purpose', Purpose)}", name="purpose"),
+        CheckConstraint(f"({one_of('purpose', FOR_A_MERGE)}) IS TRUE = (mr_id IS NOT NULL)", name="purpose_has_merge"),
+        CheckConstraint("purpose IS DISTINCT FROM 'landing' OR convoy_id IS NOT NULL", name="landing_has_convoy"),
+        CheckConstraint("base_ref IS NULL OR base_sha IS NOT NULL", name="base_ref_has_base"),
+        Index("beads_of_merge_request", "mr_id", postgresql_where=text("mr_id IS NOT NULL")),
+        Index("beads_of_convoy", "convoy_id", postgresql_where=text("convoy_id IS NOT NULL")),
         Index("beads_due", "town_id", "wake_at", postgresql_where=text("wake_at IS NOT NULL")),
         Index(
             "beads_ready",
@@ -169,6 +184,9 @@ class Bead(Base):
     town_id: Mapped[int] = mapped_column(ForeignKey("towns.id"))
     rig_id: Mapped[int] = mapped_column(ForeignKey("rigs.id"))
     type: Mapped[str] = mapped_column(server_default="issue")
+    purpose: Mapped[str | None]  # None: a person or an agent asked for it
+    mr_id: Mapped[int | None] = mapped_column(ForeignKey("merge_requests.id", use_alter=True))  # that it is made for
+    convoy_id: Mapped[str | None] = mapped_column(ForeignKey("convoys.id"))  # whose member, or landing, it is
     title: Mapped[str]
     body: Mapped[str] = mapped_column(server_default="")
     labels: Mapped[list[str]] = mapped_column(server_default=text("'{}'"))
@@ -184,6 +202,7 @@ class Bead(Base):
     held_reason: Mapped[str | None]
     attempts_from: Mapped[int] = mapped_column(Integer, server_default="0")  # epochs up to this one count no more
     base_sha: Mapped[str | None]  # what the next attempt starts from, when somebody asked for it
+    base_ref: Mapped[str | None]  # where a node that lacks it finds it on the remote; None: under the bead's own refs
     failure_class: Mapped[str | None]
     failure_code: Mapped[str | None]
     failure_message: Mapped[str | None]
@@ -315,6 +334,7 @@ class Dispatch(Base):
 class MergeRequest(Base):
     """A finished attempt's head on its way into the target. What is merged is `head_sha`, whatever its ref says later.
 
+    Rework moves the head: then `dispatch_id` is the attempt that made the newer one.
     `staged_sha` is a gated merge commit that waits for the user's checkout to be clean; later merges stack on it.
     """
 
@@ -325,6 +345,10 @@ class MergeRequest(Base):
         CheckConstraint("status <> 'pushing' OR (merge_sha IS NOT NULL AND expected_sha IS NOT NULL)", name="pushing"),
         CheckConstraint(f"NOT ({one_of('status', MERGING)}) OR lease_expires_at IS NOT NULL", name="merging_has_lease"),
         CheckConstraint("(merged_sha IS NULL) = (merged_at IS NULL)", name="merged_is_dated"),
+        CheckConstraint("batch_of IS NULL OR (status = 'open' AND batch_of <> id)", name="batch_is_open"),
+        CheckConstraint("(published_sha IS NULL) = (published_ref IS NULL)", name="published_has_ref"),
+        Index("merge_requests_of_bead", "bead_id"),
+        Index("merge_requests_of_batch", "batch_of", postgresql_where=text("batch_of IS NOT NULL")),
         UniqueConstraint("dispatch_id"),
         Index(
             "one_merge_per_target", "rig_id", "target", unique=True, postgresql_where=text(one_of("status", MERGING))
@@ -349,9 +373,10 @@ class MergeRequest(Base):
     town_id: Mapped[int] = mapped_column(ForeignKey("towns.id"))
     rig_id: Mapped[int] = mapped_column(ForeignKey("rigs.id"))
     bead_id: Mapped[str] = mapped_column(ForeignKey("beads.id"))
-    dispatch_id: Mapped[UUID] = mapped_column(ForeignKey("dispatches.id"))
+    dispatch_id: Mapped[UUID | None] = mapped_column(ForeignKey("dispatches.id"))  # that made the head; None: a landing
     target: Mapped[str]
     head_sha: Mapped[str]
+    head_ref: Mapped[str | None]  # where a machine that lacks it finds it on the remote; None: where its attempt put it
     priority: Mapped[int] = mapped_column(SmallInteger)
     status: Mapped[str] = mapped_column(server_default=MergeStatus.OPEN)
     merge_epoch: Mapped[int] = mapped_column(Integer, server_default="0")
@@ -367,10 +392,55 @@ class MergeRequest(Base):
     held_reason: Mapped[str | None]
     held_output: Mapped[str | None]
     look_at: Mapped[datetime | None]  # a hold that the outside may lift is looked at again then
+    rounds: Mapped[int] = mapped_column(SmallInteger, server_default="0")  # of rework that were begun
+    rework_agent: Mapped[str | None]  # the preset that may mend what holds it; None: a person has to
+    rework_id: Mapped[str | None] = mapped_column(ForeignKey("beads.id"))  # the bead that mends what holds it now
+    review_id: Mapped[str | None] = mapped_column(ForeignKey("beads.id"))  # the bead that reviews its head now
+    reviewed_sha: Mapped[str | None]  # the head that was approved
+    review_notes: Mapped[str | None]  # what the last review said
+    batch_of: Mapped[int | None] = mapped_column(ForeignKey("merge_requests.id"))  # whose worker merges it along
+    published_sha: Mapped[str | None]  # the head that was handed to a forge, or pushed as a branch, for a person
+    published_ref: Mapped[str | None]  # what the forge calls it: a branch, or the address of a pull request
     gate_runs: Mapped[list[Any] | None] = mapped_column(JSONB(none_as_null=True))  # what each gate said of merge_sha
     merged_sha: Mapped[str | None]
     merged_at: Mapped[datetime | None]
     created_at: Mapped[datetime] = mapped_column(server_default=NOW)
+
+
+class Convoy(Base):
+    """Beads that land as a whole. Its landing beads, one for each rig, carry its rules."""
+
+    __tablename__ = "convoys"
+    __table_args__ = (
+        CheckConstraint(one_of("status", ConvoyStatus), name="status"),
+        CheckConstraint(one_of("mode", ConvoyMode), name="mode"),
+        CheckConstraint("name <> '' AND length(name) <= 100", name="named"),
+        CheckConstraint("(status IN ('closed', 'failed')) = (closed_at IS NOT NULL)", name="terminal_has_end"),
+        Index("convoys_of_town", "town_id", "created_at"),
+    )
+
+    id: Mapped[str] = mapped_column(primary_key=True)  # cv-xxxxx
+    town_id: Mapped[int] = mapped_column(ForeignKey("towns.id"))
+    name: Mapped[str]
+    status: Mapped[str] = mapped_column(server_default=ConvoyStatus.STAGED)
+    mode: Mapped[str] = mapped_column(server_default=ConvoyMode.REVIEW_THEN_LAND)
+    partial_at: Mapped[datetime | None]  # somebody asked to land without the members that failed
+    created_at: Mapped[datetime] = mapped_column(server_default=NOW)
+    started_at: Mapped[datetime | None]
+    closed_at: Mapped[datetime | None]
+
+
+class ConvoyBranch(Base):
+    """The feature branch of a convoy on one rig. It is made by the first merge into it."""
+
+    __tablename__ = "convoy_branches"
+    __table_args__ = (UniqueConstraint("rig_id", "branch"), CheckConstraint("branch <> target", name="own"))
+
+    convoy_id: Mapped[str] = mapped_column(ForeignKey("convoys.id"), primary_key=True)
+    rig_id: Mapped[int] = mapped_column(ForeignKey("rigs.id"), primary_key=True)
+    branch: Mapped[str]
+    target: Mapped[str]  # where it lands
+    head_sha: Mapped[str | None]  # as the last merge into it left it; None: nothing was merged yet
 
 
 class Event(Base):

@@ -42,6 +42,37 @@ class DispatchStatus(StrEnum):
     STOPPED = "stopped"  # ended by decision: cancel, hold, drain, stall, max runtime, over cap
 
 
+class Purpose(StrEnum):
+    """What a bead is for that Gastown made itself, for the sake of a merge request or a convoy."""
+
+    CONFLICT = "conflict"  # bring a merge request's head and its target together
+    REWORK = "rework"  # mend what a gate or a reviewer found in a merge request
+    REVIEW = "review"  # read a merge request, and say whether it may be merged
+    LANDING = "landing"  # bring what a convoy's members made on one rig into its target
+
+
+class ConvoyStatus(StrEnum):
+    STAGED = "staged"
+    OPEN = "open"
+    LANDING = "landing"
+    CLOSED = "closed"
+    FAILED = "failed"
+
+
+class ConvoyMode(StrEnum):
+    """Where the members of a convoy are merged."""
+
+    REVIEW_THEN_LAND = "review-then-land"  # into a feature branch, which lands as a whole
+    REVIEW_AND_MERGE = "review-and-merge"  # each by itself into the rig's target
+
+
+class Strategy(StrEnum):
+    """How a rig's merge requests reach the target."""
+
+    DIRECT = "direct"  # Gastown pushes the gated merge
+    BRANCH = "branch"  # Gastown pushes the gated work as branch gt/<bead>, and a person merges that
+
+
 class MergeStatus(StrEnum):
     OPEN = "open"
     IN_PROGRESS = "in_progress"
@@ -58,13 +89,19 @@ class Move(NamedTuple):
 
 BEAD_MOVES = (
     Move(BeadStatus.OPEN, BeadStatus.IN_PROGRESS, "the reconciler makes the first attempt"),
-    Move(BeadStatus.OPEN, BeadStatus.CLOSED, "somebody cancels it"),
+    Move(BeadStatus.OPEN, BeadStatus.IN_REVIEW, "a landing: the members of its convoy are over, their work is merged"),
+    Move(BeadStatus.OPEN, BeadStatus.CLOSED, "somebody cancels it, or it is a landing with nothing to land"),
     Move(BeadStatus.OPEN, BeadStatus.FAILED, "it can never be started"),
     Move(BeadStatus.IN_PROGRESS, BeadStatus.IN_REVIEW, "an attempt is done and has commits"),
-    Move(BeadStatus.IN_PROGRESS, BeadStatus.CLOSED, "an attempt is done without commits, or somebody cancels it"),
+    Move(
+        BeadStatus.IN_PROGRESS,
+        BeadStatus.CLOSED,
+        "an attempt is done without commits, its work goes to another merge request, or somebody cancels it",
+    ),
     Move(BeadStatus.IN_PROGRESS, BeadStatus.FAILED, "its attempts are used up, or its configuration cannot work"),
     Move(BeadStatus.IN_REVIEW, BeadStatus.CLOSED, "its commits are merged, or somebody cancels it"),
     Move(BeadStatus.IN_REVIEW, BeadStatus.OPEN, "somebody asks for another attempt"),
+    Move(BeadStatus.IN_REVIEW, BeadStatus.FAILED, "its merge is given up, after so many rounds of rework"),
     Move(BeadStatus.CLOSED, BeadStatus.OPEN, "somebody retries a canceled bead"),
     Move(BeadStatus.FAILED, BeadStatus.OPEN, "somebody retries it"),
 )
@@ -95,8 +132,12 @@ DISPATCH_MOVES = (
 )
 MERGE_MOVES = (
     Move(MergeStatus.OPEN, MergeStatus.IN_PROGRESS, "a merge worker claims it, with a new merge epoch"),
-    Move(MergeStatus.OPEN, MergeStatus.CLOSED, "the target has it already, or the bead is canceled or tried again"),
-    Move(MergeStatus.OPEN, MergeStatus.FAILED, "it can never be merged"),
+    Move(
+        MergeStatus.OPEN,
+        MergeStatus.CLOSED,
+        "the target has it already, a batch brought it, or the bead is canceled or tried again",
+    ),
+    Move(MergeStatus.OPEN, MergeStatus.FAILED, "its rounds of rework are used up"),
     Move(MergeStatus.IN_PROGRESS, MergeStatus.OPEN, "the target moved, a gate is red, or the merge lease ran out"),
     Move(MergeStatus.IN_PROGRESS, MergeStatus.PUSHING, "the gates passed and the bead is still wanted"),
     Move(MergeStatus.IN_PROGRESS, MergeStatus.CLOSED, "the target has it already, or the bead is canceled"),
@@ -107,6 +148,18 @@ MERGE_MOVES = (
         MergeStatus.OPEN,
         "the target does not have it: refused, moved, or the worker died before the push",
     ),
+)
+CONVOY_MOVES = (
+    Move(ConvoyStatus.STAGED, ConvoyStatus.OPEN, "somebody starts it"),
+    Move(ConvoyStatus.STAGED, ConvoyStatus.CLOSED, "somebody closes it"),
+    Move(ConvoyStatus.OPEN, ConvoyStatus.LANDING, "its members are over, and what they made is being merged"),
+    Move(ConvoyStatus.OPEN, ConvoyStatus.CLOSED, "its members are over and there is nothing to land, or it is closed"),
+    Move(ConvoyStatus.OPEN, ConvoyStatus.FAILED, "its landing is given up"),
+    Move(ConvoyStatus.LANDING, ConvoyStatus.OPEN, "a member was added or is tried again"),
+    Move(ConvoyStatus.LANDING, ConvoyStatus.CLOSED, "each target has what its members made, or somebody closes it"),
+    Move(ConvoyStatus.LANDING, ConvoyStatus.FAILED, "its landing is given up"),
+    Move(ConvoyStatus.FAILED, ConvoyStatus.OPEN, "somebody retries its landing"),
+    Move(ConvoyStatus.FAILED, ConvoyStatus.CLOSED, "somebody closes it"),
 )
 
 LIVE = (DispatchStatus.QUEUED, DispatchStatus.STARTING, DispatchStatus.RUNNING)
@@ -120,6 +173,7 @@ MACHINES: dict[str, tuple[Move, ...]] = {
     "agent": AGENT_MOVES,
     "dispatch": DISPATCH_MOVES,
     "merge_request": MERGE_MOVES,
+    "convoy": CONVOY_MOVES,
 }
 # states of two machines may have the same name, and are equal then
 _LEGAL = {(type(move.source), move.source, move.target) for moves in MACHINES.values() for move in moves}
@@ -218,6 +272,12 @@ class HoldCode(StrEnum):
     UNREACHABLE = "unreachable"
     HEAD_MISSING = "head_missing"
     MERGE_ERROR = "merge_error"
+    CHANGES_REQUESTED = "changes_requested"  # by a review
+    AWAITING_APPROVAL = "awaiting_approval"  # its branch is pushed, and a person has to merge it
+    BRANCH_GONE = "branch_gone"  # that branch was deleted, and not merged
+
+
+REWORKED = (HoldCode.CONFLICT, HoldCode.GATE_FAILED, HoldCode.CHANGES_REQUESTED)  # an agent may mend these
 
 
 class Verdict(StrEnum):
@@ -242,6 +302,12 @@ class Verdict(StrEnum):
     AWAITING_AGENT = "awaiting_agent"
     STOPPING = "stopping"
     AWAITING_MERGE = "awaiting_merge"
+    AWAITING_REVIEW = "awaiting_review"
+    AWAITING_REWORK = "awaiting_rework"
+    AWAITING_APPROVAL = "awaiting_approval"
+    AWAITING_MEMBERS = "awaiting_members"
+    MEMBER_FAILED = "member_failed"
+    STAGED = "staged"
     MERGE_HELD = "merge_held"
     LOST = "lost"
     ROLLED_BACK = "rolled_back"

@@ -20,7 +20,7 @@ from gastown.models import Agent, ApiToken, Bead, Dispatch, Event, Node, Rig
 from gastown.models import LogChunk as LogChunkRow
 from gastown.presets import load_preset
 from gastown.states import AgentStatus, BeadStatus, DispatchStatus, FailureCode, Resolution, StopCode, stop_code_of
-from gastown.store import agents, attempts, beads, heartbeats, limits, merges
+from gastown.store import agents, attempts, beads, heartbeats, limits, requests
 from gastown.store.escalations import asked_cause, raise_once
 from gastown.store.heartbeats import Beaten
 from gastown.store.moves import lock_bead, lock_with_dependants, move, record, set_bead, wake
@@ -281,7 +281,7 @@ def _succeed(session: Session, bead: Bead, dispatch: Dispatch, done: Done) -> st
     else:
         values = {"wake_at": gastown_now(), "failure_class": None, "failure_code": None, "failure_message": None}
         move(session, Bead, bead.id, BeadStatus.IN_PROGRESS, BeadStatus.IN_REVIEW, ready_at=None, **values)
-        merges.open_request(session, bead, dispatch, done.head_sha)
+        requests.open_request(session, bead, dispatch, done.head_sha)
         message = f"attempt {dispatch.epoch} is done: {done.head_sha[:12]}"
         record(session, bead.town_id, "done", message, actor=agent.name, bead_id=bead.id, dispatch_id=dispatch.id)
     move(session, Agent, agent.id, AgentStatus.WORKING, AgentStatus.IDLE, idle_since=gastown_now())

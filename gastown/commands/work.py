@@ -10,7 +10,7 @@ from gastown.errors import Refused, UsageError
 from gastown.models import Bead, Dispatch, MergeRequest, Node, Rig
 from gastown.reconcile.actions import StopContainer
 from gastown.states import LIVE, PRIORITIES, TERMINAL, BeadStatus, FailureClass, MergeStatus, Resolution, StopCode
-from gastown.store import agents, attempts, beads, escalations, merges
+from gastown.store import agents, attempts, beads, escalations, requests
 from gastown.store.moves import record, set_bead, wake
 
 TITLE_CHARACTERS = 500
@@ -75,7 +75,7 @@ def cancel(session: Session, town_id: int, bead_id: str, *, actor: str = "user")
     beads.close_bead(session, bead, Resolution.CANCELED, actor, "canceled")
     live = attempts.stop_live(session, bead, StopCode.CANCELED, f"canceled by {actor}")
     agents.unhook(session, bead_id)
-    merges.close_request(session, bead)
+    requests.close_request(session, bead)
     return [] if live is None else [_stop(session, live)]
 
 
@@ -109,12 +109,12 @@ def _refuse_pushing(session: Session, bead_id: str) -> None:
 def _retry_merge(session: Session, bead: Bead, again: bool, actor: str) -> str:
     if again:
         _refuse_pushing(session, bead.id)
-        request = merges.close_request(session, bead)
+        request = requests.close_request(session, bead)
         beads.reopen(session, bead, actor, base_sha=None if request is None else request.head_sha)
         if request is not None:
             set_bead(session, bead.id, failure_message=_what_held(request))
         return "its agent works on it once more, from its own commits"
-    if not merges.clear_hold(session, bead):
+    if not requests.clear_hold(session, bead):
         raise Refused(f"{bead.id} is being merged: nothing holds it", hint=f"gastown why {bead.id}")
     wake(session, bead.id)
     record(session, bead.town_id, "retried", "the merge is tried again", actor=actor, bead_id=bead.id)

@@ -5,7 +5,7 @@ Row actions are applied in the deciding transaction; effects are Celery messages
 
 from dataclasses import dataclass
 
-from gastown.states import FailureCode, StopCode
+from gastown.states import FailureCode, Purpose, StopCode
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,6 +102,48 @@ class ReclaimMerge:
 
 
 @dataclass(frozen=True, kw_only=True)
+class CreateRework:
+    """One more round: a bead whose agent mends what holds the merge request, from its head, with the preset given."""
+
+    merge_id: int
+    purpose: Purpose  # CONFLICT or REWORK
+    agent: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class CreateReview:
+    """A bead whose agent reads the merge request's head and approves it or asks for changes."""
+
+    merge_id: int
+    agent: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class FailMerge:
+    """The merge request is given up: it and its bead fail (`merge_failed`), and a person is asked."""
+
+    merge_id: int
+    message: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpenLanding:
+    """A landing bead goes to review: what its convoy's feature branch has, enters the queue of its target."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CloseLanding:
+    """A landing bead with nothing to land is closed, as `no_changes`, or `done` where members are merged one by one."""
+
+    message: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class EndConvoy:
+    """The last landing of a convoy has ended: the convoy is closed, or fails with it."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class AskMerge:
     """Effect: `gastown.merge`. Applying it notes when it was asked for."""
 
@@ -145,5 +187,11 @@ Action = (
     | FailBead
     | CleanUp
     | ReclaimMerge
+    | CreateRework
+    | CreateReview
+    | FailMerge
+    | OpenLanding
+    | CloseLanding
+    | EndConvoy
     | Effect
 )

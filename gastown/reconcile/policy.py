@@ -15,6 +15,9 @@ LIMITS: dict[str, tuple[float, float]] = {
     "node_max_running": (1, LONGEST_S),
     "max_agent_failures": (1, LONGEST_S),  # none would fail a bead for the first fault of the machine
     "backoff_jitter": (0, 1),
+    "merge_batch": (1, 100),  # a batch is one worktree and one push
+    "rework_rounds": (0, 100),
+    "landing_attempts": (1, 100),
     "unknown_start_delay_s": (0, LONGEST_S),
     "api_silence_s": (10, LONGEST_S),  # two beats of the API, 5 s each: one may be late
     "node_silence_s": (20, LONGEST_S),  # two beats of a node, 10 s each
@@ -43,6 +46,9 @@ class Policy:
     heartbeat_lease_s: float = 45  # four heartbeats and some
     merge_lease_s: float = 45  # a merge worker that is silent for so long is gone; it beats three times as often
     merge_look_s: float = 10  # how soon a merge that waits for the outside is looked at; then less often
+    merge_batch: int = 1  # merge requests of one target that are gated together; a red batch is bisected
+    rework_rounds: int = 3  # of one merge request, then it fails and a person is asked; 0: a person from the start
+    landing_attempts: int = 5  # of one convoy on one rig, then it fails and a person is asked
     api_silence_s: float = 15  # three beats of the API, 5 s each
     node_silence_s: float = 45  # a node that is silent for so long gets no starts; it beats every 10 s
     infra_failing_after: int = 20  # failed attempts of class `infra` in a row: a person is asked

@@ -13,6 +13,7 @@ from gastown.states import (
     TERMINAL,
     AgentStatus,
     BeadStatus,
+    ConvoyStatus,
     DispatchStatus,
     FailureClass,
     MergeStatus,
@@ -28,6 +29,10 @@ class BlockerView:
     id: str
     status: BeadStatus
     resolution: Resolution | None = None
+
+    @property
+    def over(self) -> bool:
+        return self.status in TERMINAL
 
     @property
     def released(self) -> bool:
@@ -85,6 +90,37 @@ class MergeView:
     look_at: datetime | None = None
     asked_at: datetime | None = None
     ahead: str | None = None  # the bead whose merge comes first on this target
+    batch: str | None = None  # the bead whose worker merges it along
+    rounds: int = 0  # of rework that were begun
+    rework_agent: str | None = None  # the preset that may mend what holds it
+    rework: BlockerView | None = None  # the bead that mends what holds it
+    review_agent: str | None = None  # the preset that has to approve its head; None: no review is asked for
+    reviewed: bool = False  # its head was approved
+    review: BlockerView | None = None  # the bead that reviews its head
+
+
+@dataclass(frozen=True, kw_only=True)
+class LandingView:
+    """Of a landing bead: how its convoy stands on its rig."""
+
+    convoy: str
+    convoy_status: ConvoyStatus
+    members: int = 0  # of this rig
+    released: int = 0  # of them: merged, or done without changes
+    canceled: int = 0
+    failed: int = 0
+    stuck: int = 0  # waiting for one that failed or was canceled
+    failures: tuple[str, ...] = ()  # the first of those that failed
+    branch: str | None = None  # the feature branch; None: its members are merged each by itself
+    has_head: bool = False  # something was merged into the feature branch
+    partial: bool = False  # somebody asked to land without the members that failed
+    attempts: int = 0  # landings that were begun, this bead's merge requests
+    others_over: bool = True  # the landings on other rigs have ended
+
+    @property
+    def waiting(self) -> int:
+        """Members that may still end well."""
+        return self.members - self.released - self.canceled - self.failed - self.stuck
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,6 +145,8 @@ class BeadView:
     id: str
     status: BeadStatus
     held_reason: str | None = None
+    staged: str | None = None  # the convoy that it is a member of, and that nobody has started
+    landing: LandingView | None = None
     forced: bool = False
     not_before: datetime | None = None
     blockers: tuple[BlockerView, ...] = ()

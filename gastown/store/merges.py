@@ -1,4 +1,4 @@
-"""Merge requests: queued, claimed, pushed, recorded. Every write is a compare-and-set on the merge epoch."""
+"""Merges: claimed, pushed, recorded. Every write is a compare-and-set on the merge epoch."""
 
 from dataclasses import dataclass
 from datetime import timedelta
@@ -12,7 +12,6 @@ from sqlalchemy.orm import Session
 from gastown import gates
 from gastown.agent.protocol import head_ref
 from gastown.db import gastown_now
-from gastown.errors import Refused
 from gastown.gates import Gate, MergeMethod
 from gastown.models import Bead, Dispatch, MergeRequest, Rig
 from gastown.states import MERGING, BeadStatus, HoldCode, MergeStatus, Resolution
@@ -26,29 +25,12 @@ from gastown.store.moves import (
     record,
     set_bead,
     wake,
-    wake_unlocked,
 )
 from gastown.store.policies import environment_of, policy_of
+from gastown.store.requests import wake_next
 from gastown.store.workers import claimed_before
 
-OPEN_REQUESTS = (MergeStatus.OPEN, *MERGING)
 HELD_OUTPUT_CHARACTERS = 20_000  # of a red gate, kept for people and for the next attempt's prompt
-
-
-def open_request(session: Session, bead: Bead, dispatch: Dispatch, head_sha: str) -> MergeRequest:
-    """A finished attempt's head enters the queue of its target. The bead's row is locked."""
-    request = MergeRequest(
-        town_id=bead.town_id,
-        rig_id=bead.rig_id,
-        bead_id=bead.id,
-        dispatch_id=dispatch.id,
-        target=session.scalars(select(Rig.branch).where(Rig.id == bead.rig_id)).one(),
-        head_sha=head_sha,
-        priority=bead.priority,
-    )
-    session.add(request)
-    session.flush()
-    return request
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +41,7 @@ class MergeOrder:
     merge_epoch: int
     lease_s: float
     bead_id: str
-    dispatch_id: UUID
+    dispatch_id: UUID | None  # None: a landing
     title: str
     rig_id: int
     repository: str
@@ -113,7 +95,6 @@ def claim_merge(session: Session, merge_id: int, worker: str) -> MergeOrder | No
         return None
     set_bead(session, bead.id, wake_at=func.least(Bead.wake_at, now + lease))
     rig = session.get_one(Rig, request.rig_id)
-    dispatch = session.get_one(Dispatch, request.dispatch_id)
     return MergeOrder(
         id=merge_id,
         merge_epoch=request.merge_epoch + 1,
@@ -125,7 +106,7 @@ def claim_merge(session: Session, merge_id: int, worker: str) -> MergeOrder | No
         repository=rig.repository,
         target=request.target,
         head_sha=request.head_sha,
-        head_ref=head_ref(bead.id, dispatch.epoch),
+        head_ref=_head_ref(session, request),
         setup=rig.setup,
         gates=gates.of_rig(rig.gates),
         environment=environment_of(rig),
@@ -137,6 +118,13 @@ def claim_merge(session: Session, merge_id: int, worker: str) -> MergeOrder | No
         held_code=request.held_code,
         held_reason=request.held_reason,
     )
+
+
+def _head_ref(session: Session, request: MergeRequest) -> str:
+    if request.head_ref is not None:
+        return request.head_ref
+    dispatch = session.get_one(Dispatch, request.dispatch_id)
+    return head_ref(dispatch.bead_id, dispatch.epoch)
 
 
 def _due(request: MergeRequest, now: object) -> bool:
@@ -315,65 +303,6 @@ def expire_merges_of(session: Session, worker: str) -> list[str]:
     session.execute(statement.execution_options(synchronize_session=False))
     wake(session, *bead_ids)
     return bead_ids
-
-
-def close_request(session: Session, bead: Bead) -> MergeRequest | None:
-    """The unfinished request of a locked bead is dropped. Others that were stacked on its commit are merged anew.
-
-    Raises Refused while a push is under way that may carry its commits along.
-    """
-    statement = select(MergeRequest).where(MergeRequest.bead_id == bead.id, MergeRequest.status.in_(OPEN_REQUESTS))
-    request = session.scalar(statement.with_for_update().execution_options(populate_existing=True))
-    if request is None:
-        return None
-    if request.status == MergeStatus.PUSHING or staging.is_being_landed(session, request):
-        raise Refused(f"{bead.id} is being pushed to {request.target} right now", hint=f"gastown why {bead.id}")
-    sources = (MergeStatus.OPEN, MergeStatus.IN_PROGRESS)
-    if not move(session, MergeRequest, request.id, sources, MergeStatus.CLOSED, lease_expires_at=None, step=None):
-        raise MoveLost(f"merge request {request.id} is {request.status}")
-    staging.unstage(session, request)
-    wake_next(session, request)
-    return request
-
-
-def clear_hold(session: Session, bead: Bead) -> bool:
-    """Somebody asks for the merge to be tried again."""
-    statement = (
-        update(MergeRequest)
-        .where(
-            MergeRequest.bead_id == bead.id,
-            MergeRequest.status == MergeStatus.OPEN,
-            MergeRequest.held_code.is_not(None),
-        )
-        .values(held_code=None, held_reason=None, held_output=None, look_at=None, asked_at=None)
-        .returning(MergeRequest.id)
-    )
-    return session.execute(statement.execution_options(synchronize_session=False)).first() is not None
-
-
-def note_asked(session: Session, *merge_ids: int) -> None:
-    statement = update(MergeRequest).where(MergeRequest.id.in_(merge_ids)).values(asked_at=gastown_now())
-    session.execute(statement.execution_options(synchronize_session=False))
-
-
-def wake_next(session: Session, request: MergeRequest) -> None:
-    """The target is free: the best of those who wait for it is looked at, and those whose staged merge may land.
-
-    Not when somebody is at its bead: other beads are locked by now, and waiting for one more could be a deadlock.
-    Nothing is forgotten then, since who waits behind another looks again after `merge_look_s` by itself.
-    """
-    waiting = (
-        select(MergeRequest.bead_id)
-        .where(
-            MergeRequest.rig_id == request.rig_id,
-            MergeRequest.target == request.target,
-            MergeRequest.id != request.id,
-            MergeRequest.status == MergeStatus.OPEN,
-        )
-        .order_by(MergeRequest.held_code.is_not(None), MergeRequest.priority, MergeRequest.id)
-        .limit(1)
-    )
-    wake_unlocked(session, *session.scalars(waiting))
 
 
 def _update(session: Session, merge_id: int, **values: object) -> None:

@@ -9,17 +9,21 @@ import structlog
 from sqlalchemy import Row, text
 from sqlalchemy.orm import Session
 
-from gastown.models import IS_LIVE, Service, one_of
+from gastown.models import IS_LIVE, IS_TERMINAL, Service, one_of
 from gastown.reconcile.policy import Policy
-from gastown.reconcile.views import BeadView, BlockerView, DispatchView, FailureView, MergeView, Slot
+from gastown.reconcile.views import BeadView, BlockerView, DispatchView, FailureView, LandingView, MergeView, Slot
 from gastown.states import (
     MERGING,
+    RELEASING,
     AgentStatus,
     BeadStatus,
+    ConvoyStatus,
     DispatchStatus,
     FailureClass,
     MergeStatus,
+    Purpose,
     Resolution,
+    Verdict,
     stop_code_of,
 )
 from gastown.store.policies import Policies
@@ -40,20 +44,46 @@ SELECT b.id, b.town_id, b.rig_id, b.title, b.status, b.resolution, b.held_reason
        live.stall_tier, live.stop_code, live.stop_reason, live.stop_asked_at, live.cost_usd, live.cap_usd,
        hooked.status AS agent_status, past.agent_failures, past.infra_failures, waits.blockers,
        merge.id AS merge_id, merge.status AS merge_status, merge.target, merge.lease_expires_at AS merge_lease,
-       merge.held_code, merge.held_reason AS merge_held_reason, merge.look_at, merge.asked_at,
-       coalesce(first.merging, first.better) AS ahead
+       merge.held_code, merge.held_reason AS merge_held_reason, merge.look_at, merge.asked_at, merge.rounds,
+       merge.rework_agent, merge.rework_id, merge.review_id, rig.review_agent,
+       merge.reviewed_sha IS NOT DISTINCT FROM merge.head_sha AS reviewed,
+       rework.status AS rework_status, rework.resolution AS rework_resolution,
+       review.status AS review_status, review.resolution AS review_resolution, batch.bead_id AS batch,
+       coalesce(first.merging, first.better) AS ahead, b.purpose, b.convoy_id, convoy.status AS convoy_status,
+       convoy.partial_at, path.branch, path.head_sha IS NOT NULL AS has_head, track.members, track.attempts,
+       track.others_over
 FROM beads b
 LEFT JOIN services api ON api.name = '{API}'
 LEFT JOIN dispatches live ON live.bead_id = b.id AND live.{IS_LIVE}
 LEFT JOIN nodes node ON node.id = live.node_id
 LEFT JOIN agents hooked ON hooked.bead_id = b.id
 LEFT JOIN merge_requests merge ON merge.bead_id = b.id AND merge.status NOT IN ('closed', 'failed')
+LEFT JOIN rigs rig ON rig.id = merge.rig_id
+LEFT JOIN beads rework ON rework.id = merge.rework_id
+LEFT JOIN beads review ON review.id = merge.review_id
+LEFT JOIN merge_requests batch ON batch.id = merge.batch_of
+LEFT JOIN convoys convoy ON convoy.id = b.convoy_id
+LEFT JOIN convoy_branches path ON path.convoy_id = b.convoy_id AND path.rig_id = b.rig_id AND b.purpose = 'landing'
+LEFT JOIN LATERAL (
+    SELECT (SELECT jsonb_build_object(
+                'members', count(*),
+                'released', count(*) FILTER (WHERE m.{one_of("resolution", RELEASING)}),
+                'canceled', count(*) FILTER (WHERE m.resolution = '{Resolution.CANCELED}'),
+                'failed', count(*) FILTER (WHERE m.status = '{BeadStatus.FAILED}'),
+                'stuck', count(*) FILTER (WHERE NOT m.{IS_TERMINAL} AND m.verdict = '{Verdict.BLOCKER_FAILED}'),
+                'failures', (array_agg(m.id ORDER BY m.id) FILTER (WHERE m.status = '{BeadStatus.FAILED}'))[1:20])
+            FROM beads m WHERE m.convoy_id = b.convoy_id AND m.rig_id = b.rig_id AND m.purpose IS NULL) AS members,
+           (SELECT count(*) FROM merge_requests r WHERE r.bead_id = b.id) AS attempts,
+           (SELECT bool_and(o.{IS_TERMINAL}) FROM beads o
+            WHERE o.convoy_id = b.convoy_id AND o.purpose = 'landing' AND o.id <> b.id) AS others_over
+) track ON b.purpose = 'landing'
 LEFT JOIN LATERAL (
     SELECT (SELECT o.bead_id FROM merge_requests o
              WHERE o.rig_id = merge.rig_id AND o.target = merge.target AND o.{one_of("status", MERGING)}) AS merging,
            (SELECT o.bead_id FROM merge_requests o
              WHERE o.rig_id = merge.rig_id AND o.target = merge.target AND o.status NOT IN ('closed', 'failed')
                AND o.status = 'open' AND o.held_code IS NULL AND (o.priority, o.id) < (merge.priority, merge.id)
+               AND (rig.review_agent IS NULL OR o.reviewed_sha = o.head_sha)
              ORDER BY o.priority, o.id LIMIT 1) AS better
 ) first ON merge.status = 'open'
 LEFT JOIN LATERAL (
@@ -146,14 +176,28 @@ def _view(row: Row[Any], now: datetime, policy: Policy, slot: Slot | None) -> Be
         infra_failures=row.infra_failures,
         failure=_failure(row),
         merge=None if row.merge_id is None else _merge(row),
+        staged=row.convoy_id if row.convoy_status == ConvoyStatus.STAGED else None,
+        landing=_landing(row) if row.purpose == Purpose.LANDING else None,
         outage=_is_outage(row.alive_at, row.back_at, now, policy),
         slot=slot,
     )
 
 
 def _blocker(bead_id: str, status: str, resolution: str | None) -> BlockerView:
-    return BlockerView(
-        id=bead_id, status=BeadStatus(status), resolution=None if resolution is None else Resolution(resolution)
+    ended = None if resolution is None else Resolution(resolution)
+    return BlockerView(id=bead_id, status=BeadStatus(status), resolution=ended)
+
+
+def _landing(row: Row[Any]) -> LandingView:
+    return LandingView(
+        convoy=row.convoy_id,
+        convoy_status=ConvoyStatus(row.convoy_status),
+        **(row.members | {"failures": tuple(row.members["failures"] or ())}),
+        branch=row.branch,
+        has_head=bool(row.has_head),
+        partial=row.partial_at is not None,
+        attempts=row.attempts,
+        others_over=row.others_over is not False,
     )
 
 
@@ -205,6 +249,13 @@ def _merge(row: Row[Any]) -> MergeView:
         look_at=row.look_at,
         asked_at=row.asked_at,
         ahead=row.ahead,
+        batch=row.batch,
+        rounds=row.rounds,
+        rework_agent=row.rework_agent,
+        rework=None if row.rework_id is None else _blocker(row.rework_id, row.rework_status, row.rework_resolution),
+        review_agent=row.review_agent,
+        reviewed=row.reviewed,
+        review=None if row.review_id is None else _blocker(row.review_id, row.review_status, row.review_resolution),
     )
 
 

@@ -124,7 +124,7 @@ def _job(order: MergeOrder) -> merging.MergeJob:
         repository=order.repository,
         target=order.target,
         bead_id=order.bead_id,
-        dispatch_id=str(order.dispatch_id),
+        dispatch_id="" if order.dispatch_id is None else str(order.dispatch_id),
         title=order.title,
         head_sha=order.head_sha,
         head_ref=order.head_ref,

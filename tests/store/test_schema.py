@@ -54,6 +54,8 @@ REFUSED = [
     ("UPDATE merge_requests SET status = 'pushing', lease_expires_at = now()", "merge_requests_pushing_check"),
     ("UPDATE merge_requests SET held_code = 'conflict'", "merge_requests_held_has_reason_check"),
     ("UPDATE merge_requests SET merged_sha = 'abc'", "merge_requests_merged_is_dated_check"),
+    ("UPDATE merge_requests SET batch_of = id", "merge_requests_batch_is_open_check"),
+    ("UPDATE merge_requests SET published_sha = 'abc'", "merge_requests_published_has_ref_check"),
     ("UPDATE nodes SET capacity = 0", "nodes_capacity_check"),
     ("UPDATE rigs SET repository = ''", "rigs_named_check"),
     ("UPDATE rigs SET gates = '{}'", "rigs_gates_check"),
@@ -70,6 +72,46 @@ REFUSED = [
     (
         "INSERT INTO bead_dependencies (bead_id, blocker_id, kind) SELECT min(id), max(id), 'likes' FROM beads",
         "bead_dependencies_kind_check",
+    ),
+    (
+        "UPDATE rigs SET strategy = 'prayer'",
+        "rigs_strategy_check",
+    ),
+    (
+        "UPDATE beads SET purpose = 'fun'",
+        "beads_purpose_check",
+    ),
+    (
+        "UPDATE beads SET purpose = 'rework'",
+        "beads_purpose_has_merge_check",
+    ),
+    (
+        "UPDATE beads SET purpose = 'landing'",
+        "beads_landing_has_convoy_check",
+    ),
+    (
+        "UPDATE beads SET base_ref = 'refs/heads/x'",
+        "beads_base_ref_has_base_check",
+    ),
+    (
+        "INSERT INTO convoys (id, town_id, name) SELECT 'cv-1', id, '' FROM towns",
+        "convoys_named_check",
+    ),
+    (
+        "INSERT INTO convoys (id, town_id, name, status) SELECT 'cv-1', id, 'n', 'lost' FROM towns",
+        "convoys_status_check",
+    ),
+    (
+        "INSERT INTO convoys (id, town_id, name, status) SELECT 'cv-1', id, 'n', 'closed' FROM towns",
+        "convoys_terminal_has_end_check",
+    ),
+    (
+        "INSERT INTO convoys (id, town_id, name, mode) SELECT 'cv-1', id, 'n', 'yolo' FROM towns",
+        "convoys_mode_check",
+    ),
+    (
+        "INSERT INTO convoy_branches (convoy_id, rig_id, branch, target) SELECT 'cv-1', id, 'b', 'b' FROM rigs",
+        "convoy_branches_own_check",
     ),
     ("DELETE FROM beads WHERE status = 'in_progress'", "agents_bead_id_fkey"),
 ]

@@ -5,13 +5,14 @@ from datetime import datetime
 
 from gastown.reconcile.decision import Decision
 from gastown.reconcile.policy import Policy
-from gastown.reconcile.rules import dispatching, ending, merging, running, stalling, starting
+from gastown.reconcile.rules import dispatching, ending, landing, merging, reworking, running, stalling, starting
 from gastown.reconcile.views import BeadView
 
 Rule = Callable[[BeadView, datetime, Policy], Decision | None]
 
 RULES: tuple[Rule, ...] = (
     ending.clean_up_terminal,
+    landing.end_convoy,
     ending.rest_terminal,
     starting.give_up_unclaimed,
     starting.publish_queued,
@@ -32,7 +33,14 @@ RULES: tuple[Rule, ...] = (
     running.release_orphan,
     merging.await_merge,
     merging.reclaim_expired,
+    merging.await_batch,
+    reworking.await_rework,
+    reworking.give_up_merge,
+    reworking.rework,
+    merging.await_approval,
     merging.hold_merge,
+    reworking.await_review,
+    reworking.ask_review,
     merging.queue_behind,
     merging.ask_merge,
     ending.fail_misconfigured,
@@ -40,6 +48,12 @@ RULES: tuple[Rule, ...] = (
     ending.hold_over_cap,
     ending.fail_exhausted,
     dispatching.hold,
+    landing.stage,
+    landing.hold_landing,
+    landing.await_members,
+    landing.close_empty,
+    landing.give_up_landing,
+    landing.land,
     dispatching.wait_for_failed_blocker,
     dispatching.wait_for_blockers,
     dispatching.wait_out_infra,

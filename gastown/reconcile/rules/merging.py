@@ -37,6 +37,26 @@ def reclaim_expired(view: BeadView, now: datetime, policy: Policy) -> Decision |
     return Decision(Verdict.AWAITING_MERGE, reason, (ReclaimMerge(merge_id=merge.id),), now)
 
 
+def await_batch(view: BeadView, now: datetime, policy: Policy) -> Decision | None:
+    """It is gated together with others of its queue, by the worker of the first of them."""
+    merge = view.merge
+    if merge is None or merge.batch is None:
+        return None
+    again = now + timedelta(seconds=policy.merge_look_s)
+    return Decision(Verdict.AWAITING_MERGE, f"being merged into {merge.target} together with {merge.batch}", (), again)
+
+
+def await_approval(view: BeadView, now: datetime, policy: Policy) -> Decision | None:
+    """It is on a branch of its own, gated, and a person has to merge that; the target is looked at now and then."""
+    merge = view.merge
+    if merge is None or merge.held_code != HoldCode.AWAITING_APPROVAL or merge.held_reason is None:
+        return None
+    if merge.look_at is not None and now >= merge.look_at:
+        again = now + timedelta(seconds=policy.merge_look_s)
+        return Decision(Verdict.AWAITING_APPROVAL, merge.held_reason, (AskMerge(merge_id=merge.id),), again)
+    return Decision(Verdict.AWAITING_APPROVAL, merge.held_reason, (), merge.look_at)
+
+
 def _had_no_answer(merge: MergeView) -> bool:
     return merge.status is MergeStatus.PUSHING and merge.held_code == HoldCode.UNREACHABLE
 
@@ -49,7 +69,10 @@ def hold_merge(view: BeadView, now: datetime, policy: Policy) -> Decision | None
     if merge.look_at is not None and now >= merge.look_at:
         again = now + timedelta(seconds=policy.merge_look_s)
         return Decision(Verdict.MERGE_HELD, merge.held_reason, (AskMerge(merge_id=merge.id),), again)
-    return Decision(Verdict.MERGE_HELD, merge.held_reason, (), merge.look_at)
+    reason = merge.held_reason
+    if merge.rework is not None:
+        reason += f"; {merge.rework.id} was to mend that, and is {merge.rework.resolution or merge.rework.status}"
+    return Decision(Verdict.MERGE_HELD, reason, (), merge.look_at)
 
 
 def queue_behind(view: BeadView, now: datetime, policy: Policy) -> Decision | None:
