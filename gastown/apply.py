@@ -61,6 +61,7 @@ from gastown.store import (
     landings,
     merges,
     requests,
+    reviews,
     rework,
 )
 from gastown.store.endings import Ask, Ending, Stall
@@ -234,7 +235,7 @@ def _carry_out_rare(session: Session, loaded: LoadedBead, action: Rare) -> None:
         case CreateRework(merge_id=merge_id, purpose=purpose, agent=agent):
             _must(rework.create(session, merge_id, purpose, agent))
         case CreateReview(merge_id=merge_id, agent=agent):
-            _must(rework.create_review(session, merge_id, agent))
+            _must(reviews.create_review(session, merge_id, agent))
         case FailMerge(merge_id=merge_id, message=message):
             _must(rework.fail_merge(session, _row(session, loaded), merge_id, message))
         case OpenLanding():

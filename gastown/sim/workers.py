@@ -17,8 +17,8 @@ from gastown.errors import GastownError
 from gastown.sim.actors import Actor
 from gastown.sim.broker import Message
 from gastown.sim.nodes import Node
-from gastown.store.merges import MergeOrder
 from gastown.store.moves import MoveLost
+from gastown.store.orders import MergeOrder
 from gastown.tasks import merge
 from gastown.tasks.containers import StartTask, start_died
 

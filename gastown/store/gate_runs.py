@@ -8,8 +8,8 @@ from sqlalchemy.orm import Session
 
 from gastown.models import MergeRequest
 from gastown.states import MERGING
-from gastown.store.merges import MergeOrder
 from gastown.store.moves import lock_bead, record
+from gastown.store.orders import MergeOrder
 
 
 def note_gates(session: Session, order: MergeOrder, runs: Sequence[Mapping[str, Any]]) -> bool:

@@ -1,19 +1,14 @@
 """Merges: claimed, pushed, recorded. Every write is a compare-and-set on the merge epoch."""
 
-from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
-from uuid import UUID
 
 from sqlalchemy import func, null, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from gastown import gates
-from gastown.agent.protocol import head_ref
 from gastown.db import gastown_now
-from gastown.gates import Gate, MergeMethod
-from gastown.models import Bead, Dispatch, MergeRequest, Rig
+from gastown.models import Bead, MergeRequest
 from gastown.states import MERGING, BeadStatus, HoldCode, MergeStatus, Resolution
 from gastown.store import escalations, looks, staging
 from gastown.store.moves import (
@@ -26,38 +21,12 @@ from gastown.store.moves import (
     set_bead,
     wake,
 )
-from gastown.store.policies import environment_of, policy_of
+from gastown.store.orders import MergeOrder, order_of
+from gastown.store.policies import policy_of
 from gastown.store.requests import wake_next
 from gastown.store.workers import claimed_before
 
 HELD_OUTPUT_CHARACTERS = 20_000  # of a red gate, kept for people and for the next attempt's prompt
-
-
-@dataclass(frozen=True, kw_only=True)
-class MergeOrder:
-    """What the merge worker needs to know; the repository knows the rest."""
-
-    id: int
-    merge_epoch: int
-    lease_s: float
-    bead_id: str
-    dispatch_id: UUID | None  # None: a landing
-    title: str
-    rig_id: int
-    repository: str
-    target: str
-    head_sha: str
-    head_ref: str
-    setup: str
-    gates: tuple[Gate, ...]
-    environment: dict[str, str]
-    method: MergeMethod
-    author: str | None
-    own_staged_sha: str | None  # this request's merge commit, gated, waiting for a clean checkout
-    staged_sha: str | None  # the newest such commit of others, on which this merge stacks
-    pushing_sha: str | None  # an earlier worker may have pushed this one
-    held_code: str | None  # what held it until now
-    held_reason: str | None
 
 
 def claim_merge(session: Session, merge_id: int, worker: str) -> MergeOrder | None:
@@ -94,37 +63,7 @@ def claim_merge(session: Session, merge_id: int, worker: str) -> MergeOrder | No
     else:
         return None
     set_bead(session, bead.id, wake_at=func.least(Bead.wake_at, now + lease))
-    rig = session.get_one(Rig, request.rig_id)
-    return MergeOrder(
-        id=merge_id,
-        merge_epoch=request.merge_epoch + 1,
-        lease_s=lease.total_seconds(),
-        bead_id=bead.id,
-        dispatch_id=request.dispatch_id,
-        title=bead.title,
-        rig_id=rig.id,
-        repository=rig.repository,
-        target=request.target,
-        head_sha=request.head_sha,
-        head_ref=_head_ref(session, request),
-        setup=rig.setup,
-        gates=gates.of_rig(rig.gates),
-        environment=environment_of(rig),
-        method=MergeMethod(rig.merge_method),
-        author=rig.author,
-        own_staged_sha=request.staged_sha,
-        staged_sha=staging.newest_staged(session, request),
-        pushing_sha=pushing_sha,
-        held_code=request.held_code,
-        held_reason=request.held_reason,
-    )
-
-
-def _head_ref(session: Session, request: MergeRequest) -> str:
-    if request.head_ref is not None:
-        return request.head_ref
-    dispatch = session.get_one(Dispatch, request.dispatch_id)
-    return head_ref(dispatch.bead_id, dispatch.epoch)
+    return order_of(session, bead, request, lease, pushing_sha)
 
 
 def _due(request: MergeRequest, now: object) -> bool:

@@ -1,4 +1,4 @@
-"""Beads that are made for the sake of a merge request: its rework and its review."""
+"""Rework: beads whose agents mend what holds a merge request, and what becomes of it then."""
 
 from sqlalchemy.orm import Session
 
@@ -7,10 +7,6 @@ from gastown.states import Purpose
 
 
 def create(session: Session, merge_id: int, purpose: Purpose, agent: str) -> bool:
-    raise NotImplementedError
-
-
-def create_review(session: Session, merge_id: int, agent: str) -> bool:
     raise NotImplementedError
 
 

@@ -17,7 +17,7 @@ from gastown.runtimes import registry
 from gastown.settings import get_settings
 from gastown.states import HoldCode, MergeStatus
 from gastown.store import gate_runs, looks, merges
-from gastown.store.merges import MergeOrder
+from gastown.store.orders import MergeOrder
 from gastown.store.workers import claimer
 from gastown.tasks import shutdown
 from gastown.tasks.base import poke

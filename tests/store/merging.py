@@ -6,7 +6,7 @@ from gastown.db import in_transaction, transaction
 from gastown.models import Bead, MergeRequest
 from gastown.states import HoldCode
 from gastown.store import merges
-from gastown.store.merges import MergeOrder
+from gastown.store.orders import MergeOrder
 from tests.builders import a_merge
 from tests.races import committed
 from tests.ticks import take_messages

@@ -11,8 +11,8 @@ from gastown.errors import Refused
 from gastown.models import Event, MergeRequest
 from gastown.states import BeadStatus, HoldCode, MergeStatus, Verdict
 from gastown.store import merges
-from gastown.store.merges import MergeOrder
 from gastown.store.moves import set_bead
+from gastown.store.orders import MergeOrder
 from tests.builders import (
     HEAD,
     a_node,

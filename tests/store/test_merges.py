@@ -12,7 +12,7 @@ from gastown.errors import Refused
 from gastown.models import Event, MergeRequest
 from gastown.states import BeadStatus, DispatchStatus, MergeStatus, Resolution, Verdict
 from gastown.store import merges
-from gastown.store.merges import MergeOrder
+from gastown.store.orders import MergeOrder
 from tests.builders import (
     HEAD,
     a_bead,

@@ -1,0 +1,78 @@
+"""What a merge worker needs to know of the merge that it claimed."""
+
+from dataclasses import dataclass
+from datetime import timedelta
+from uuid import UUID
+
+from sqlalchemy.orm import Session
+
+from gastown import gates
+from gastown.agent.protocol import head_ref
+from gastown.gates import Gate, MergeMethod
+from gastown.models import Bead, Dispatch, MergeRequest, Rig
+from gastown.store import staging
+from gastown.store.policies import environment_of
+
+
+@dataclass(frozen=True, kw_only=True)
+class MergeOrder:
+    """What the merge worker needs to know; the repository knows the rest."""
+
+    id: int
+    merge_epoch: int
+    lease_s: float
+    bead_id: str
+    dispatch_id: UUID | None  # None: a landing
+    title: str
+    rig_id: int
+    repository: str
+    target: str
+    head_sha: str
+    head_ref: str
+    setup: str
+    gates: tuple[Gate, ...]
+    environment: dict[str, str]
+    method: MergeMethod
+    author: str | None
+    own_staged_sha: str | None  # this request's merge commit, gated, waiting for a clean checkout
+    staged_sha: str | None  # the newest such commit of others, on which this merge stacks
+    pushing_sha: str | None  # an earlier worker may have pushed this one
+    held_code: str | None  # what held it until now
+    held_reason: str | None
+
+
+def order_of(
+    session: Session, bead: Bead, request: MergeRequest, lease: timedelta, pushing_sha: str | None
+) -> MergeOrder:
+    """Of a request as it was before the claim, which gives it the next merge epoch."""
+    rig = session.get_one(Rig, request.rig_id)
+    return MergeOrder(
+        id=request.id,
+        merge_epoch=request.merge_epoch + 1,
+        lease_s=lease.total_seconds(),
+        bead_id=bead.id,
+        dispatch_id=request.dispatch_id,
+        title=bead.title,
+        rig_id=rig.id,
+        repository=rig.repository,
+        target=request.target,
+        head_sha=request.head_sha,
+        head_ref=_head_ref(session, request),
+        setup=rig.setup,
+        gates=gates.of_rig(rig.gates),
+        environment=environment_of(rig),
+        method=MergeMethod(rig.merge_method),
+        author=rig.author,
+        own_staged_sha=request.staged_sha,
+        staged_sha=staging.newest_staged(session, request),
+        pushing_sha=pushing_sha,
+        held_code=request.held_code,
+        held_reason=request.held_reason,
+    )
+
+
+def _head_ref(session: Session, request: MergeRequest) -> str:
+    if request.head_ref is not None:
+        return request.head_ref
+    dispatch = session.get_one(Dispatch, request.dispatch_id)
+    return head_ref(dispatch.bead_id, dispatch.epoch)
