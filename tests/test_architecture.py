@@ -171,6 +171,7 @@ def test_every_state_is_reached_and_drawn_once() -> None:
         "agent": states.AgentStatus.IDLE,
         "dispatch": states.DispatchStatus.QUEUED,
         "merge_request": states.MergeStatus.OPEN,
+        "convoy": states.ConvoyStatus.STAGED,
     }
     assert first.keys() == MACHINES.keys()
     for machine, moves in MACHINES.items():
