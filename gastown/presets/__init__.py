@@ -51,6 +51,14 @@ def load_preset(name: str, home: Path) -> Preset:
     return _parse(name, built_in.read_text(), built_in.name)
 
 
+def reads(name: str | None, home: Path) -> bool:
+    """Whether agents of this preset read what they are told. Not if they run it, nor if nobody knows the preset."""
+    try:
+        return name is not None and not load_preset(name, home).runs_scripts
+    except (NotFound, UsageError):
+        return False
+
+
 def list_presets(home: Path) -> list[str]:
     built_in = {Path(each.name).stem for each in files(__name__).iterdir() if each.name.endswith(".toml")}
     return sorted(built_in | {each.stem for each in (home / "presets").glob("*.toml")})

@@ -13,7 +13,7 @@ from gastown.errors import NotFound, Refused
 from gastown.models import Bead, BeadDependency, Dispatch
 from gastown.states import BeadStatus, Resolution
 from gastown.store import agents, draws, escalations
-from gastown.store.moves import lock_bead, lock_beads, lock_with_dependants, move, record, set_bead, wake
+from gastown.store.moves import lock_bead, lock_beads, lock_with_dependants, move, record, set_bead, waiting_for, wake
 
 ID_LETTERS = "23456789abcdefghjkmnpqrstuvwxyz"  # none that look alike
 ID_LENGTH = 5  # 28 million; a taken id is drawn again
@@ -128,13 +128,19 @@ def close_bead(session: Session, bead: Bead, resolution: Resolution, actor: str,
     return True
 
 
-def reopen(session: Session, bead: Bead, actor: str, *, base_sha: str | None = None) -> bool:
-    """A terminal or reviewed bead is worked on again: attempts count from here."""
+def reopen(
+    session: Session, bead: Bead, actor: str, *, base_sha: str | None = None, base_ref: str | None = None
+) -> bool:
+    """A terminal or reviewed bead is worked on again: attempts count from here.
+
+    `base_sha`: what it starts from; `base_ref`: where that is on the remote, None under the bead's own refs.
+    """
     sources = (BeadStatus.IN_REVIEW, BeadStatus.CLOSED, BeadStatus.FAILED)
     cleared: dict[str, object] = dict.fromkeys(
         ("resolution", "closed_at", "not_before", "failure_class", "failure_code", "failure_message")
     )
-    values = {"wake_at": gastown_now(), "attempts_from": last_epoch(session, bead.id), "base_sha": base_sha}
+    values: dict[str, object] = {"wake_at": gastown_now(), "attempts_from": last_epoch(session, bead.id)}
+    values |= {"base_sha": base_sha, "base_ref": base_ref}
     if not move(session, Bead, bead.id, sources, BeadStatus.OPEN, **cleared, **values):
         return False
     wake_dependants(session, bead.id)
@@ -149,7 +155,6 @@ def last_epoch(session: Session, bead_id: str) -> int:
 
 def wake_dependants(session: Session, bead_id: str) -> None:
     """The bead's state changed: whoever waits for it is looked at."""
-    statement = select(BeadDependency.bead_id).where(BeadDependency.blocker_id == bead_id)
-    waiting = sorted(session.scalars(statement))
+    waiting = waiting_for(session, bead_id)
     lock_beads(session, set(waiting))
     wake(session, *waiting)

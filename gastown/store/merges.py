@@ -142,9 +142,13 @@ def hold(
     output: str = "",
     staged_sha: str | None = None,
     look_again: bool = False,
+    rework_agent: str | None = None,
     sources: tuple[MergeStatus, ...] = MERGING,
 ) -> bool:
-    """Back to open, and not to be tried again until something changes; `look_again`: the outside may lift it."""
+    """Back to open, and not to be tried again until something changes; `look_again`: the outside may lift it.
+
+    `rework_agent`: the preset whose agent may mend it; None: a person has to.
+    """
     found = _ours(session, order)
     if found is None:
         return False
@@ -160,6 +164,8 @@ def hold(
         "staged_at": request.staged_at or gastown_now() if staged_sha else None,
         "look_at": looks.next_look(session, request, code, reason, look_s) if look_again else None,
         "asked_at": None,
+        "rework_agent": rework_agent,
+        "rework_id": None,
     }
     if not move(session, MergeRequest, order.id, sources, MergeStatus.OPEN, **values):
         return False

@@ -6,11 +6,11 @@ from enum import StrEnum
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import func, insert, literal, select, update
+from sqlalchemy import func, insert, literal, select, union, update
 from sqlalchemy.orm import Session
 
 from gastown.db import gastown_now
-from gastown.models import Bead, BeadDependency, Event
+from gastown.models import Bead, BeadDependency, Event, MergeRequest
 from gastown.states import is_legal
 from gastown.store.given import given
 
@@ -74,13 +74,22 @@ def lock_beads(session: Session, bead_ids: set[str]) -> dict[str, Bead]:
     return {bead.id: bead for bead in session.scalars(statement.execution_options(populate_existing=True))}
 
 
-def lock_with_dependants(session: Session, bead_id: str) -> dict[str, Bead]:
-    """The bead and all that wait for it, in that order: for whoever ends it or opens it again, and then wakes them.
+def lock_with_dependants(session: Session, bead_id: str, *others: str) -> dict[str, Bead]:
+    """The bead, all that wait for it, and others, by id: for whoever ends it or opens it again, and then wakes them.
 
     One that starts to wait for it meanwhile is locked late, by the wake: at worst that is a deadlock, and tried again.
     """
-    waiting = select(BeadDependency.bead_id).where(BeadDependency.blocker_id == bead_id)
-    return lock_beads(session, {bead_id, *session.scalars(waiting)})
+    return lock_beads(session, {bead_id, *others, *waiting_for(session, bead_id)})
+
+
+def waiting_for(session: Session, bead_id: str) -> list[str]:
+    """Who looks again when this bead ends or is opened again: its dependants, and the bead whose merge it is made for.
+
+    Ascending.
+    """
+    dependants = select(BeadDependency.bead_id).where(BeadDependency.blocker_id == bead_id)
+    made_for = select(MergeRequest.bead_id).join(Bead, Bead.mr_id == MergeRequest.id).where(Bead.id == bead_id)
+    return sorted(session.scalars(union(dependants, made_for)))
 
 
 def wake(session: Session, *bead_ids: str) -> None:

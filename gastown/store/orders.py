@@ -39,6 +39,7 @@ class MergeOrder:
     pushing_sha: str | None  # an earlier worker may have pushed this one
     held_code: str | None  # what held it until now
     held_reason: str | None
+    mender: str | None  # the preset that is to mend what may hold it, if its agents can
 
 
 def order_of(
@@ -57,7 +58,7 @@ def order_of(
         repository=rig.repository,
         target=request.target,
         head_sha=request.head_sha,
-        head_ref=_head_ref(session, request),
+        head_ref=head_ref_of(session, request),
         setup=rig.setup,
         gates=gates.of_rig(rig.gates),
         environment=environment_of(rig),
@@ -68,10 +69,20 @@ def order_of(
         pushing_sha=pushing_sha,
         held_code=request.held_code,
         held_reason=request.held_reason,
+        mender=mender_of(session, request),
     )
 
 
-def _head_ref(session: Session, request: MergeRequest) -> str:
+def mender_of(session: Session, request: MergeRequest) -> str | None:
+    """The rig's preset for that, else that of the attempt that made the head, else, of a landing, the rig's usual."""
+    rig = session.get_one(Rig, request.rig_id)
+    made_by = None if request.dispatch_id is None else session.get_one(Dispatch, request.dispatch_id).preset
+    return rig.rework_agent or made_by or rig.agent
+
+
+
+def head_ref_of(session: Session, request: MergeRequest) -> str:
+    """Where a machine that lacks the head finds it on the remote."""
     if request.head_ref is not None:
         return request.head_ref
     dispatch = session.get_one(Dispatch, request.dispatch_id)

@@ -21,6 +21,7 @@ from gastown.store.orders import MergeOrder
 from gastown.store.workers import claimer
 from gastown.tasks import shutdown
 from gastown.tasks.base import poke
+from gastown.tasks.mending import mender_for
 
 log = structlog.get_logger()
 
@@ -156,7 +157,12 @@ def _merge(order: MergeOrder, job: merging.MergeJob, lease: Lease) -> None:
             in_transaction(lambda session: merges.record_nothing(session, order, target_sha))
         case merging.Held(code=code, reason=reason, output=output):
             again = code in (HoldCode.UNREACHABLE, HoldCode.HEAD_MISSING)
-            in_transaction(lambda session: merges.hold(session, order, code, reason, output=output, look_again=again))
+            mender = mender_for(order, code)
+            in_transaction(
+                lambda session: merges.hold(
+                    session, order, code, reason, output=output, look_again=again, rework_agent=mender
+                )
+            )
         case merging.Stopped():
             log.info("merge_left", merge_request=order.id, lost=lease.lost.is_set())
 
