@@ -154,12 +154,18 @@ def _meaning(error: GitError, mirror: Mirror, job: MergeJob, sha: str, expected_
         blocking += dirty_paths(job.repository, job.target)
         if blocking:
             return Dirty(_presentable_paths(blocking))
-    if error.refused or _FORBIDDEN.search(output):
+    refused = refusal_of(error, job.repository)
+    return Unknown(presentable(error.reason)) if refused is None else refused
+
+
+def refusal_of(error: GitError, repository: str) -> PushRefused | None:
+    """What a remote meant by refusing a push; None when it did not refuse it."""
+    if error.refused or _FORBIDDEN.search(error.output):
         return PushRefused(_words_of_the_remote(error))
-    if _NO_CREDENTIALS.search(output):
+    if _NO_CREDENTIALS.search(error.output):
         hint = "give git a credential helper or an ssh key that may push there"
-        return PushRefused(presentable(f"{job.repository} wants a login for pushes; {hint} ({error.reason})"))
-    return Unknown(presentable(error.reason))
+        return PushRefused(presentable(f"{repository} wants a login for pushes; {hint} ({error.reason})"))
+    return None
 
 
 def _presentable_paths(paths: Sequence[str]) -> tuple[str, ...]:
