@@ -26,6 +26,7 @@ from gastown.reconcile.actions import (
     AskStop,
     CleanUp,
     CloseLanding,
+    CloseReview,
     CreateDispatch,
     CreateReview,
     CreateRework,
@@ -159,6 +160,7 @@ Rare = (
     | ReclaimMerge
     | CreateRework
     | CreateReview
+    | CloseReview
     | FailMerge
     | OpenLanding
     | CloseLanding
@@ -236,6 +238,8 @@ def _carry_out_rare(session: Session, loaded: LoadedBead, action: Rare) -> None:
             _must(rework.create(session, merge_id, purpose, agent))
         case CreateReview(merge_id=merge_id, agent=agent):
             _must(reviews.create_review(session, merge_id, agent))
+        case CloseReview(reason=reason):
+            _must(reviews.close(session, _row(session, loaded), reason, "reconciler"))
         case FailMerge(merge_id=merge_id, message=message):
             _must(rework.fail_merge(session, _row(session, loaded), merge_id, message))
         case OpenLanding():

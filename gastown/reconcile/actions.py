@@ -119,6 +119,13 @@ class CreateReview:
 
 
 @dataclass(frozen=True, kw_only=True)
+class CloseReview:
+    """A review that nobody waits for any more is closed, without another attempt."""
+
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class FailMerge:
     """The merge request is given up: it and its bead fail (`merge_failed`), and a person is asked."""
 
@@ -189,6 +196,7 @@ Action = (
     | ReclaimMerge
     | CreateRework
     | CreateReview
+    | CloseReview
     | FailMerge
     | OpenLanding
     | CloseLanding

@@ -145,6 +145,7 @@ class BeadView:
     id: str
     status: BeadStatus
     held_reason: str | None = None
+    unasked: bool = False  # a review that nobody waits for: it was answered, or its merge request went on without it
     staged: str | None = None  # the convoy that it is a member of, and that nobody has started
     landing: LandingView | None = None
     forced: bool = False

@@ -49,8 +49,10 @@ SELECT b.id, b.town_id, b.rig_id, b.title, b.status, b.resolution, b.held_reason
        merge.reviewed_sha IS NOT DISTINCT FROM merge.head_sha AS reviewed,
        rework.status AS rework_status, rework.resolution AS rework_resolution,
        review.status AS review_status, review.resolution AS review_resolution, batch.bead_id AS batch,
-       coalesce(first.merging, first.better) AS ahead, b.purpose, b.convoy_id, convoy.status AS convoy_status,
-       convoy.partial_at, path.branch, path.head_sha IS NOT NULL AS has_head, track.members, track.attempts,
+       coalesce(first.merging, first.better) AS ahead, b.purpose, b.convoy_id,
+       b.purpose = '{Purpose.REVIEW}'
+           AND (reads.review_id IS DISTINCT FROM b.id OR reads.status IN ('closed', 'failed')) AS unasked,
+       convoy.status AS convoy_status, convoy.partial_at, path.branch, path.head_sha IS NOT NULL AS has_head, track.members, track.attempts,
        track.others_over
 FROM beads b
 LEFT JOIN services api ON api.name = '{API}'
@@ -62,6 +64,7 @@ LEFT JOIN rigs rig ON rig.id = merge.rig_id
 LEFT JOIN beads rework ON rework.id = merge.rework_id
 LEFT JOIN beads review ON review.id = merge.review_id
 LEFT JOIN merge_requests batch ON batch.id = merge.batch_of
+LEFT JOIN merge_requests reads ON reads.id = b.mr_id
 LEFT JOIN convoys convoy ON convoy.id = b.convoy_id
 LEFT JOIN convoy_branches path ON path.convoy_id = b.convoy_id AND path.rig_id = b.rig_id AND b.purpose = 'landing'
 LEFT JOIN LATERAL (
@@ -176,6 +179,7 @@ def _view(row: Row[Any], now: datetime, policy: Policy, slot: Slot | None) -> Be
         infra_failures=row.infra_failures,
         failure=_failure(row),
         merge=None if row.merge_id is None else _merge(row),
+        unasked=row.unasked is True,
         staged=row.convoy_id if row.convoy_status == ConvoyStatus.STAGED else None,
         landing=_landing(row) if row.purpose == Purpose.LANDING else None,
         outage=_is_outage(row.alive_at, row.back_at, now, policy),

@@ -43,6 +43,7 @@ RULES: tuple[Rule, ...] = (
     reworking.ask_review,
     merging.queue_behind,
     merging.ask_merge,
+    reworking.close_unasked,
     ending.fail_misconfigured,
     ending.hold_unauthorized,
     ending.hold_over_cap,

@@ -2,7 +2,7 @@
 
 from datetime import datetime
 
-from gastown.reconcile.actions import CreateReview, CreateRework, FailMerge
+from gastown.reconcile.actions import CloseReview, CreateReview, CreateRework, FailMerge
 from gastown.reconcile.decision import Decision
 from gastown.reconcile.policy import Policy
 from gastown.reconcile.views import BeadView, MergeView
@@ -44,6 +44,14 @@ def _to_rework(view: BeadView, policy: Policy) -> MergeView | None:
     if merge is None or merge.rework is not None or merge.rework_agent is None or policy.rework_rounds == 0:
         return None
     return merge if merge.status not in MERGING and merge.held_code in REWORKED else None
+
+
+def close_unasked(view: BeadView, now: datetime, policy: Policy) -> Decision | None:
+    """A review that was answered, or whose merge request went on without it, is closed: no further attempt reads it."""
+    if not view.unasked or view.live is not None:
+        return None
+    reason = "nobody waits for this review any more"
+    return Decision(Verdict.TERMINAL, reason, (CloseReview(reason=reason),))
 
 
 def await_review(view: BeadView, now: datetime, policy: Policy) -> Decision | None:
