@@ -52,8 +52,8 @@ SELECT b.id, b.town_id, b.rig_id, b.title, b.status, b.resolution, b.held_reason
        coalesce(first.merging, first.better) AS ahead, b.purpose, b.convoy_id,
        b.purpose = '{Purpose.REVIEW}'
            AND (reads.review_id IS DISTINCT FROM b.id OR reads.status IN ('closed', 'failed')) AS unasked,
-       convoy.status AS convoy_status, convoy.partial_at, path.branch, path.head_sha IS NOT NULL AS has_head, track.members, track.attempts,
-       track.others_over
+       convoy.status AS convoy_status, convoy.partial_at, path.branch, path.head_sha IS NOT NULL AS has_head,
+       track.members, track.attempts, track.others_over
 FROM beads b
 LEFT JOIN services api ON api.name = '{API}'
 LEFT JOIN dispatches live ON live.bead_id = b.id AND live.{IS_LIVE}
