@@ -7,10 +7,10 @@ from sqlalchemy.orm import Session
 
 from gastown.db import gastown_now
 from gastown.errors import Refused, UsageError
-from gastown.models import Bead, Dispatch, MergeRequest, Node, Rig
+from gastown.models import FOR_A_MERGE, Bead, Dispatch, MergeRequest, Node, Rig
 from gastown.reconcile.actions import StopContainer
-from gastown.states import LIVE, PRIORITIES, TERMINAL, BeadStatus, FailureClass, MergeStatus, Resolution, StopCode
-from gastown.store import agents, attempts, beads, escalations, requests
+from gastown.states import LIVE, PRIORITIES, TERMINAL, BeadStatus, FailureClass, Resolution, StopCode
+from gastown.store import agents, attempts, batches, beads, escalations, requests
 from gastown.store.moves import record, set_bead, wake
 
 TITLE_CHARACTERS = 500
@@ -64,7 +64,7 @@ def row_of(rig: Rig, new: NewBead) -> dict[str, object]:
 
 
 def cancel(session: Session, town_id: int, bead_id: str, *, actor: str = "user") -> list[StopContainer]:
-    """The bead is closed, its attempt stopped, its agent freed, all in one transaction.
+    """The bead is closed, its attempt stopped, its agent freed, all in one transaction; so are beads made for its merge.
 
     Raises Refused when it is over already, or its merge is being pushed.
     """
@@ -73,10 +73,14 @@ def cancel(session: Session, town_id: int, bead_id: str, *, actor: str = "user")
         raise Refused(f"{bead_id} is {bead.resolution or bead.status} already", hint=f"gastown bead show {bead_id}")
     _refuse_pushing(session, bead_id)
     beads.close_bead(session, bead, Resolution.CANCELED, actor, "canceled")
-    live = attempts.stop_live(session, bead, StopCode.CANCELED, f"canceled by {actor}")
-    agents.unhook(session, bead_id)
+    made = rework.cancel_for(session, bead_id, actor, f"canceled with {bead_id}")
+    stops = []
+    for each in (bead, *made):
+        live = attempts.stop_live(session, each, StopCode.CANCELED, f"canceled by {actor}")
+        agents.unhook(session, each.id)
+        stops += [] if live is None else [_stop(session, live)]
     requests.close_request(session, bead)
-    return [] if live is None else [_stop(session, live)]
+    return stops
 
 
 def retry(session: Session, town_id: int, bead_id: str, *, again: bool = False, actor: str = "user") -> str:
@@ -96,13 +100,27 @@ def retry(session: Session, town_id: int, bead_id: str, *, again: bool = False, 
         return "its next attempt starts now"
     if bead.resolution in (Resolution.MERGED, Resolution.NO_CHANGES, Resolution.DONE):
         raise Refused(f"{bead_id} is {bead.resolution}: there is nothing to retry", hint='gastown sling "..." for more')
+    if bead.purpose in FOR_A_MERGE:
+        return _retry_made(session, bead, actor)
+    request = rework.failed_request(session, bead_id) if bead.failure_code == rework.MERGE_FAILED else None
+    if request is not None:
+        rework.reopen_from_merge(session, bead, request, actor)
+        return "its agent works on it once more, from its own commits"
     beads.reopen(session, bead, actor)
     return "it is open again, and its attempts count from 0"
 
 
+def _retry_made(session: Session, bead: Bead, actor: str) -> str:
+    """A bead that is made for a merge is worth another attempt while that waits for it. It starts from its head anew."""
+    request = session.get_one(MergeRequest, bead.mr_id, populate_existing=True)
+    if request.status != MergeStatus.OPEN or bead.id not in (request.rework_id, request.review_id):
+        raise Refused(f"{request.bead_id} waits for {bead.id} no more", hint=f"gastown why {request.bead_id}")
+    beads.reopen(session, bead, actor, base_sha=bead.base_sha, base_ref=bead.base_ref)
+    return "it is open again, and its attempts count from 0"
+
+
 def _refuse_pushing(session: Session, bead_id: str) -> None:
-    pushing = select(MergeRequest.id).where(MergeRequest.bead_id == bead_id, MergeRequest.status == MergeStatus.PUSHING)
-    if session.scalar(pushing) is not None:
+    if batches.is_being_pushed(session, bead_id):
         raise Refused(f"{bead_id} is being pushed to its target right now", hint=f"gastown bead show {bead_id}")
 
 
@@ -110,19 +128,19 @@ def _retry_merge(session: Session, bead: Bead, again: bool, actor: str) -> str:
     if again:
         _refuse_pushing(session, bead.id)
         request = requests.close_request(session, bead)
-        beads.reopen(session, bead, actor, base_sha=None if request is None else request.head_sha)
-        if request is not None:
-            set_bead(session, bead.id, failure_message=_what_held(request))
+        rework.cancel_for(session, bead.id, actor, f"{bead.id} is worked on once more instead")
+        if request is None:
+            beads.reopen(session, bead, actor)
+        else:
+            rework.reopen_from_merge(session, bead, request, actor)
         return "its agent works on it once more, from its own commits"
     if not requests.clear_hold(session, bead):
         raise Refused(f"{bead.id} is being merged: nothing holds it", hint=f"gastown why {bead.id}")
+    canceled = rework.cancel_for(session, bead.id, actor, f"the merge of {bead.id} is tried again instead")
+    escalations.settle(session, bead.town_id, escalations.REWORK + bead.id)
     wake(session, bead.id)
     record(session, bead.town_id, "retried", "the merge is tried again", actor=actor, bead_id=bead.id)
-    return "its merge is tried again"
-
-
-def _what_held(request: MergeRequest) -> str | None:
-    return None if request.held_reason is None else f"{request.held_reason}\n\n{request.held_output or ''}".strip()
+    return "its merge is tried again" + "".join(f"; {each.id}, which was to mend it, is canceled" for each in canceled)
 
 
 def hold(session: Session, town_id: int, bead_id: str, reason: str, *, actor: str = "user") -> list[StopContainer]:

@@ -1,7 +1,8 @@
 """Merges: claimed, pushed, recorded. Every write is a compare-and-set on the merge epoch."""
 
+from collections.abc import Sequence
+from dataclasses import replace
 from datetime import timedelta
-from typing import Any
 
 from sqlalchemy import func, null, select, update
 from sqlalchemy.exc import IntegrityError
@@ -10,12 +11,10 @@ from sqlalchemy.orm import Session
 from gastown.db import gastown_now
 from gastown.models import Bead, MergeRequest
 from gastown.states import MERGING, BeadStatus, HoldCode, MergeStatus, Resolution
-from gastown.store import escalations, looks, staging
+from gastown.store import batches, looks, staging
+from gastown.store.closing import close, lock_ours, lock_request, merged_into
 from gastown.store.moves import (
-    MoveLost,
-    lock_bead,
     lock_beads,
-    lock_with_dependants,
     move,
     record,
     set_bead,
@@ -34,23 +33,27 @@ def claim_merge(session: Session, merge_id: int, worker: str) -> MergeOrder | No
 
     None: somebody else has it, another merge into the target is under way, or it is over.
     """
-    found = _lock(session, merge_id)
+    found = lock_request(session, merge_id)
     if found is None:
         return None
     bead, request = found
     now = session.scalars(select(gastown_now())).one()
-    lease = timedelta(seconds=policy_of(session, request.rig_id).merge_lease_s)
+    policy = policy_of(session, request.rig_id)
+    lease = timedelta(seconds=policy.merge_lease_s)
     values = {
+        "batch_of": null(),
         "merge_epoch": request.merge_epoch + 1,
         "lease_expires_at": now + lease,
         "step": "claimed",
         "claimed_by": worker,
     }
     pushing_sha = None
+    members: tuple[MergeOrder, ...] = ()
     if request.status == MergeStatus.PUSHING:
         if request.lease_expires_at is None or request.lease_expires_at > now:
             return None
         pushing_sha = request.merge_sha
+        members = batches.carried(session, request, lease)
         _update(session, merge_id, **values)
     elif request.status == MergeStatus.OPEN and (request.held_code is None or _due(request, now)):
         if request.staged_sha is None:
@@ -60,10 +63,11 @@ def claim_merge(session: Session, merge_id: int, worker: str) -> MergeOrder | No
                 move(session, MergeRequest, merge_id, MergeStatus.OPEN, MergeStatus.IN_PROGRESS, **values)
         except IntegrityError:  # one_merge_per_target: another one is under way; its end wakes us
             return None
+        members = batches.take(session, request, 1 if request.held_code else policy.merge_batch, lease)
     else:
         return None
     set_bead(session, bead.id, wake_at=func.least(Bead.wake_at, now + lease))
-    return order_of(session, bead, request, lease, pushing_sha)
+    return replace(order_of(session, bead, request, lease, pushing_sha), members=members)
 
 
 def _due(request: MergeRequest, now: object) -> bool:
@@ -85,52 +89,38 @@ def beat_merge(session: Session, merge_id: int, merge_epoch: int, step: str | No
     return session.execute(statement.execution_options(synchronize_session=False)).first() is not None
 
 
-def begin_push(session: Session, order: MergeOrder, merge_sha: str, expected_sha: str) -> bool:
+def begin_push(
+    session: Session, order: MergeOrder, merge_sha: str, expected_sha: str, along: Sequence[batches.Along] = ()
+) -> bool:
     """in_progress -> pushing, with the bead locked: from here on a cancel is refused. False: not wanted any more.
 
     Nor is a merge that stands on one which was withdrawn meanwhile: `requeue` has it merged anew.
+    `along`: members of its batch that the same push brings, each on top of the one before it.
     """
-    found = _ours(session, order)
+    lock_beads(session, {order.bead_id, *(each.order.bead_id for each in along)})
+    found = lock_ours(session, order)
     if found is None or found[0].status != BeadStatus.IN_REVIEW:
         return False
     if not staging.still_stands(session, found[1], order.own_staged_sha, order.staged_sha):
+        return False
+    if not batches.begin_push(session, found[1], along):
         return False
     values = {"merge_sha": merge_sha, "expected_sha": expected_sha, "step": "push"}
     return move(session, MergeRequest, order.id, MergeStatus.IN_PROGRESS, MergeStatus.PUSHING, **values)
 
 
 def record_merged(session: Session, order: MergeOrder, merged_sha: str) -> bool:
-    """The target has it: request and bead are closed, and who waited for the bead, or for the target, is woken."""
-    values = {"merged_sha": merged_sha, "merged_at": gastown_now(), "step": "merged"}
-    message = f"merged into {order.target} as {merged_sha[:12]}"
-    return _close(session, order, Resolution.MERGED, message, **values)
+    """The target has it: request and bead are closed, and who waited for the bead, or for the target, is woken.
+
+    So are those that were pushed along with it.
+    """
+    return close(session, order, Resolution.MERGED, merged_into(order.target, merged_sha), merged_sha)
 
 
 def record_nothing(session: Session, order: MergeOrder, target_sha: str) -> bool:
     """The target has its content from elsewhere: the same, but closed as `no_changes`."""
     message = f"{order.target} has all of it already at {target_sha[:12]}: nothing was left to merge"
-    return _close(session, order, Resolution.NO_CHANGES, message, step="nothing left")
-
-
-def _close(session: Session, order: MergeOrder, resolution: Resolution, message: str, **values: object) -> bool:
-    dependants = lock_with_dependants(session, order.bead_id).keys() - {order.bead_id}
-    found = _ours(session, order)
-    if found is None:
-        return False
-    bead, request = found
-    values |= {"held_code": None, "held_reason": None, "held_output": None, "look_at": None, "staged_sha": None}
-    if not move(session, MergeRequest, order.id, MERGING, MergeStatus.CLOSED, lease_expires_at=None, **values):
-        return False
-    ended: dict[str, Any] = {"closed_at": gastown_now(), "wake_at": gastown_now(), "ready_at": None}
-    ended |= {"failure_class": None, "failure_code": None, "failure_message": None, "resolution": resolution}
-    if not move(session, Bead, bead.id, BeadStatus.IN_REVIEW, BeadStatus.CLOSED, **ended):
-        raise MoveLost(f"{bead.id} is {bead.status}, and {message}")
-    wake(session, *dependants)
-    wake_next(session, request)
-    escalations.settle_bead(session, bead)
-    about: dict[str, Any] = {"bead_id": bead.id, "dispatch_id": request.dispatch_id}
-    record(session, bead.town_id, resolution, message, actor="refinery", **about)
-    return True
+    return close(session, order, Resolution.NO_CHANGES, message)
 
 
 def hold(
@@ -149,7 +139,7 @@ def hold(
 
     `rework_agent`: the preset whose agent may mend it; None: a person has to.
     """
-    found = _ours(session, order)
+    found = lock_ours(session, order)
     if found is None:
         return False
     bead, request = found
@@ -159,7 +149,7 @@ def hold(
         "step": None,
         "held_code": code,
         "held_reason": reason,
-        "held_output": output.replace("\x00", "")[-HELD_OUTPUT_CHARACTERS:] or None,
+        "held_output": _kept(output),
         "staged_sha": staged_sha,
         "staged_at": request.staged_at or gastown_now() if staged_sha else None,
         "look_at": looks.next_look(session, request, code, reason, look_s) if look_again else None,
@@ -171,6 +161,7 @@ def hold(
         return False
     if staged_sha != request.staged_sha:
         staging.unstage(session, request)
+    batches.release(session, request)
     wake(session, bead.id)
     wake_next(session, request)
     if not looks.is_same(request, code, reason):
@@ -178,9 +169,29 @@ def hold(
     return True
 
 
+def hold_along(
+    session: Session, order: MergeOrder, member: MergeOrder, reason: str, output: str, rework_agent: str | None
+) -> bool:
+    """A member of the batch has a red gate: it leaves the batch, held as if it had been merged by itself."""
+    beads = lock_beads(session, {order.bead_id, member.bead_id})
+    request = session.get_one(MergeRequest, member.id, populate_existing=True)
+    if lock_ours(session, order) is None or (request.batch_of, request.merge_epoch) != (order.id, member.merge_epoch):
+        return False
+    bead, code = beads[member.bead_id], HoldCode.GATE_FAILED
+    held = {"held_code": code, "held_reason": reason, "held_output": _kept(output), "rework_agent": rework_agent}
+    _update(session, member.id, **held, batch_of=None, look_at=None, asked_at=None)
+    wake(session, bead.id)
+    record(session, bead.town_id, looks.HELD, reason, actor="refinery", bead_id=bead.id, code=code)
+    return True
+
+
+def _kept(output: str) -> str | None:
+    return output.replace("\x00", "")[-HELD_OUTPUT_CHARACTERS:] or None
+
+
 def note_unknown(session: Session, order: MergeOrder, reason: str) -> bool:
     """A push gave no answer. It stays `pushing`, so that no cancel gets in, until somebody has looked at the target."""
-    found = _ours(session, order)
+    found = lock_ours(session, order)
     if found is None or found[1].status != MergeStatus.PUSHING:
         return False
     bead, request = found
@@ -195,7 +206,7 @@ def note_unknown(session: Session, order: MergeOrder, reason: str) -> bool:
 
 def requeue(session: Session, order: MergeOrder, reason: str) -> bool:
     """Back to open, to be merged anew: the target moved, or the push never happened. Not a failure."""
-    found = _ours(session, order)
+    found = lock_ours(session, order)
     if found is None:
         return False
     bead, request = found
@@ -204,6 +215,7 @@ def requeue(session: Session, order: MergeOrder, reason: str) -> bool:
     if not move(session, MergeRequest, order.id, MERGING, MergeStatus.OPEN, **values):
         return False
     staging.unstage(session, request)
+    batches.release(session, request)
     wake(session, bead.id)
     wake_next(session, request)  # a better one may have come meanwhile, and waits for our end
     record(session, bead.town_id, "merge_requeued", reason, actor="refinery", bead_id=bead.id)
@@ -212,7 +224,7 @@ def requeue(session: Session, order: MergeOrder, reason: str) -> bool:
 
 def reclaim(session: Session, merge_id: int) -> bool:
     """in_progress with an expired lease -> open. The epoch of the next claim fences the old worker."""
-    found = _lock(session, merge_id)
+    found = lock_request(session, merge_id)
     if found is None or (expiry := found[1].lease_expires_at) is None:
         return False
     if expiry > session.scalars(select(gastown_now())).one():
@@ -220,6 +232,7 @@ def reclaim(session: Session, merge_id: int) -> bool:
     values = {"lease_expires_at": None, "step": None, "asked_at": None}
     if not move(session, MergeRequest, merge_id, MergeStatus.IN_PROGRESS, MergeStatus.OPEN, **values):
         return False
+    batches.release(session, found[1])
     wake_next(session, found[1])  # a better one may have come meanwhile, and waits for our end
     return True
 
@@ -253,17 +266,3 @@ def expire_merges_of(session: Session, worker: str) -> list[str]:
 def _update(session: Session, merge_id: int, **values: object) -> None:
     statement = update(MergeRequest).where(MergeRequest.id == merge_id).values(**values)
     session.execute(statement.execution_options(synchronize_session=False))
-
-
-def _lock(session: Session, merge_id: int) -> tuple[Bead, MergeRequest] | None:
-    bead_id = session.scalar(select(MergeRequest.bead_id).where(MergeRequest.id == merge_id))
-    bead = None if bead_id is None else lock_bead(session, bead_id)
-    if bead is None:
-        return None
-    return bead, session.get_one(MergeRequest, merge_id, populate_existing=True)
-
-
-def _ours(session: Session, order: MergeOrder) -> tuple[Bead, MergeRequest] | None:
-    """The request and its locked bead, if the merge epoch is still ours."""
-    found = _lock(session, order.id)
-    return found if found is not None and found[1].merge_epoch == order.merge_epoch else None

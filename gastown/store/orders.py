@@ -10,6 +10,7 @@ from gastown import gates
 from gastown.agent.protocol import head_ref
 from gastown.gates import Gate, MergeMethod
 from gastown.models import Bead, Dispatch, MergeRequest, Rig
+from gastown.states import Strategy
 from gastown.store import staging
 from gastown.store.policies import environment_of
 
@@ -36,9 +37,14 @@ class MergeOrder:
     author: str | None
     own_staged_sha: str | None  # this request's merge commit, gated, waiting for a clean checkout
     staged_sha: str | None  # the newest such commit of others, on which this merge stacks
-    pushing_sha: str | None  # an earlier worker may have pushed this one
+    pushing_sha: str | None  # an earlier worker may have pushed this one; the head itself: published it
+    expected_sha: str | None  # the target's head when that began, or at the last look at what is published
+    strategy: Strategy
+    published_sha: str | None
+    published_ref: str | None
     held_code: str | None  # what held it until now
     held_reason: str | None
+    members: tuple["MergeOrder", ...] = ()  # that are merged along with it, each on top of the one before it
     mender: str | None  # the preset that is to mend what may hold it, if its agents can
 
 
@@ -47,6 +53,8 @@ def order_of(
 ) -> MergeOrder:
     """Of a request as it was before the claim, which gives it the next merge epoch."""
     rig = session.get_one(Rig, request.rig_id)
+    strategy = _strategy(rig, request, pushing_sha)
+    stacks = strategy is Strategy.DIRECT
     return MergeOrder(
         id=request.id,
         merge_epoch=request.merge_epoch + 1,
@@ -64,13 +72,27 @@ def order_of(
         environment=environment_of(rig),
         method=MergeMethod(rig.merge_method),
         author=rig.author,
-        own_staged_sha=request.staged_sha,
-        staged_sha=staging.newest_staged(session, request),
+        own_staged_sha=request.staged_sha if stacks else None,
+        staged_sha=staging.newest_staged(session, request) if stacks else None,
         pushing_sha=pushing_sha,
+        expected_sha=request.expected_sha,
+        strategy=strategy,
+        published_sha=request.published_sha,
+        published_ref=request.published_ref,
         held_code=request.held_code,
         held_reason=request.held_reason,
         mender=mender_of(session, request),
     )
+
+
+def _strategy(rig: Rig, request: MergeRequest, pushing_sha: str | None) -> Strategy:
+    """How this one reaches its target: a feature branch is Gastown's own, and what has begun goes on as it began."""
+    if request.target != rig.branch:
+        return Strategy.DIRECT
+    if pushing_sha is not None:
+        return Strategy.BRANCH if pushing_sha == request.head_sha else Strategy.DIRECT
+    waits = request.held_code is not None and request.published_sha == request.head_sha
+    return Strategy.BRANCH if waits else Strategy(rig.strategy)
 
 
 def mender_of(session: Session, request: MergeRequest) -> str | None:
@@ -78,7 +100,6 @@ def mender_of(session: Session, request: MergeRequest) -> str | None:
     rig = session.get_one(Rig, request.rig_id)
     made_by = None if request.dispatch_id is None else session.get_one(Dispatch, request.dispatch_id).preset
     return rig.rework_agent or made_by or rig.agent
-
 
 
 def head_ref_of(session: Session, request: MergeRequest) -> str:

@@ -7,10 +7,12 @@ from gastown.db import gastown_now
 from gastown.errors import Refused
 from gastown.models import Bead, Dispatch, MergeRequest, Rig
 from gastown.states import MERGING, MergeStatus
-from gastown.store import staging
+from gastown.store import batches, staging
 from gastown.store.moves import MoveLost, move, wake_unlocked
 
 OPEN_REQUESTS = (MergeStatus.OPEN, *MERGING)
+_OF_HOLDS = ("held_code", "held_reason", "held_output", "look_at", "asked_at", "rework_agent", "rework_id")
+LIFTED: dict[str, None] = dict.fromkeys(_OF_HOLDS)  # what a request has no more that nothing holds
 
 
 def open_request(session: Session, bead: Bead, dispatch: Dispatch, head_sha: str) -> MergeRequest:
@@ -38,12 +40,15 @@ def close_request(session: Session, bead: Bead) -> MergeRequest | None:
     request = session.scalar(statement.with_for_update().execution_options(populate_existing=True))
     if request is None:
         return None
-    if request.status == MergeStatus.PUSHING or staging.is_being_landed(session, request):
+    if batches.is_being_pushed(session, bead.id) or staging.is_being_landed(session, request):
         raise Refused(f"{bead.id} is being pushed to {request.target} right now", hint=f"gastown why {bead.id}")
     sources = (MergeStatus.OPEN, MergeStatus.IN_PROGRESS)
-    if not move(session, MergeRequest, request.id, sources, MergeStatus.CLOSED, lease_expires_at=None, step=None):
+    if not move(
+        session, MergeRequest, request.id, sources, MergeStatus.CLOSED, lease_expires_at=None, step=None, batch_of=None
+    ):
         raise MoveLost(f"merge request {request.id} is {request.status}")
     staging.unstage(session, request)
+    batches.release(session, request)
     wake_next(session, request)
     return request
 
@@ -57,7 +62,7 @@ def clear_hold(session: Session, bead: Bead) -> bool:
             MergeRequest.status == MergeStatus.OPEN,
             MergeRequest.held_code.is_not(None),
         )
-        .values(held_code=None, held_reason=None, held_output=None, look_at=None, asked_at=None)
+        .values(**LIFTED)
         .returning(MergeRequest.id)
     )
     return session.execute(statement.execution_options(synchronize_session=False)).first() is not None
