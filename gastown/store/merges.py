@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 from gastown.db import gastown_now
 from gastown.models import Bead, MergeRequest
 from gastown.states import MERGING, BeadStatus, HoldCode, MergeStatus, Resolution
-from gastown.store import batches, looks, staging
+from gastown.store import batches, looks, reviews, staging
 from gastown.store.closing import close, lock_ours, lock_request, merged_into
 from gastown.store.moves import (
     lock_beads,
@@ -37,6 +37,8 @@ def claim_merge(session: Session, merge_id: int, worker: str) -> MergeOrder | No
     if found is None:
         return None
     bead, request = found
+    if reviews.hold_for_review(session, request):
+        return None
     now = session.scalars(select(gastown_now())).one()
     policy = policy_of(session, request.rig_id)
     lease = timedelta(seconds=policy.merge_lease_s)
