@@ -15,11 +15,11 @@ from gastown.errors import DatabaseUnavailable, Refused, TemporaryError
 from gastown.refinery import merging
 from gastown.runtimes import registry
 from gastown.settings import get_settings
-from gastown.states import HoldCode, MergeStatus
+from gastown.states import HoldCode, MergeStatus, Strategy
 from gastown.store import gate_runs, looks, merges
 from gastown.store.orders import MergeOrder
 from gastown.store.workers import claimer
-from gastown.tasks import shutdown
+from gastown.tasks import publishing, shutdown
 from gastown.tasks.base import poke
 from gastown.tasks.mending import mender_for
 
@@ -140,6 +140,8 @@ def _job(order: MergeOrder) -> merging.MergeJob:
 
 
 def _merge(order: MergeOrder, job: merging.MergeJob, lease: Lease) -> None:
+    if publishing.goes_on(order, job, lost=lease.is_over()):
+        return
     if order.pushing_sha is not None:
         _settle(order, job, lease)
         return
@@ -149,11 +151,15 @@ def _merge(order: MergeOrder, job: merging.MergeJob, lease: Lease) -> None:
     runtime = registry.get("process")
     prepared = merging.prepare(job, runtime, lease.on_step, lease.is_over)
     match prepared:
+        case merging.Prepared() if order.strategy is Strategy.BRANCH:
+            publishing.publish(order, job, prepared)
         case merging.Prepared():
             _push(order, job, prepared, lease)
         case merging.AlreadyMerged(merge_sha=merge_sha):
+            publishing.tidy(order, job)
             _record(order, merge_sha)
         case merging.NothingLeft(target_sha=target_sha):
+            publishing.tidy(order, job)
             in_transaction(lambda session: merges.record_nothing(session, order, target_sha))
         case merging.Held(code=code, reason=reason, output=output):
             again = code in (HoldCode.UNREACHABLE, HoldCode.HEAD_MISSING)
