@@ -60,6 +60,7 @@ class Assignment(Message):
     base: str | None  # a SHA to start from (the head of its merge request), unless there is WIP above `base_epoch`
     notes: str  # what went wrong before: the last failure, or the output of a red gate
     base_epoch: int = 0  # the last epoch when `base` was given: WIP of a later one is built on it
+    base_ref: str | None = None  # where the remote has `base`; None: under this bead's own refs
     heartbeat_s: float = HEARTBEAT_S
     checkpoint_s: float = CHECKPOINT_S
     protocol: int = PROTOCOL

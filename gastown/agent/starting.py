@@ -1,5 +1,6 @@
 """Where an attempt starts from."""
 
+import re
 from collections.abc import Sequence
 
 from gastown.agent.git import git
@@ -9,16 +10,26 @@ from gastown.agent.protocol import archive_ref, wip_ref
 _BY_AGE = ("remote/archive", "remote/wip", "archive", "wip")  # of the same epoch, ours is the newer one
 
 
-def fetch(mirror: Mirror, bead_id: str, previous_epochs: Sequence[int], base: str | None) -> None:
-    """Bring the mirror up to date, and with it what other nodes saved of this bead if this one lacks it."""
+_OF_BEADS = re.compile(r"refs/gastown/head/([^/]+)/\d+")
+
+
+def fetch(
+    mirror: Mirror, bead_id: str, previous_epochs: Sequence[int], base: str | None, base_ref: str | None = None
+) -> None:
+    """Bring the mirror up to date, and with it what other nodes saved of this bead if this one lacks it.
+
+    `base_ref`: where the remote has `base`; None: among this bead's own refs.
+    """
     names: set[str] = set()
     newest = max(previous_epochs, default=0)
     if newest and not any(mirror.resolve(name(bead_id, newest)) for name in (wip_ref, archive_ref)):
         names |= {"wip", "archive"}
+    wanted = {(name, bead_id) for name in names}
     if base and mirror.resolve(base) is None:
-        names |= {"head", "archive"}
+        other = _OF_BEADS.fullmatch(base_ref or "")  # of another bead; a branch comes with all the others
+        wanted |= {(name, other[1] if other else bead_id) for name in ("head", "archive")}
     # Beside ours, not over them: what was saved here may not have reached the remote.
-    extra = (f"+refs/gastown/{name}/{bead_id}/*:refs/gastown/remote/{name}/{bead_id}/*" for name in sorted(names))
+    extra = (f"+refs/gastown/{name}/{of}/*:refs/gastown/remote/{name}/{of}/*" for name, of in sorted(wanted))
     mirror.fetch(HEADS, TAGS, *extra)
 
 

@@ -137,7 +137,7 @@ class Supervision:
         self.pushes = Pushes(mirror, self.log)
         for ref in salvage(self.home, mirror, given.bead_id, given.epoch, person_of(given), self.log):
             self.pushes.start(ref)
-        fetch(mirror, given.bead_id, given.previous_epochs, given.base)
+        fetch(mirror, given.bead_id, given.previous_epochs, given.base, given.base_ref)
         target = mirror.target(given.branch)
         if target is None:
             raise no_target(mirror, given.branch)

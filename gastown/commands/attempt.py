@@ -20,7 +20,7 @@ from gastown.models import Agent, ApiToken, Bead, Dispatch, Event, Node, Rig
 from gastown.models import LogChunk as LogChunkRow
 from gastown.presets import load_preset
 from gastown.states import AgentStatus, BeadStatus, DispatchStatus, FailureCode, Resolution, StopCode, stop_code_of
-from gastown.store import agents, attempts, beads, heartbeats, limits, requests
+from gastown.store import agents, attempts, beads, heartbeats, limits, requests, rework
 from gastown.store.escalations import asked_cause, raise_once
 from gastown.store.heartbeats import Beaten
 from gastown.store.moves import lock_bead, lock_with_dependants, move, record, set_bead, wake
@@ -63,6 +63,7 @@ def assignment(session: Session, dispatch_id: UUID, home: Path) -> Assignment:
         previous_epochs=sorted(session.scalars(earlier)),
         base=bead.base_sha,
         base_epoch=bead.attempts_from,
+        base_ref=bead.base_ref,
         notes=bead.failure_message or "",
         heartbeat_s=min(policy_of(session, rig.id).heartbeat_s, dispatch.lease_s / 3),  # of its lease, two may be late
     )
@@ -172,9 +173,8 @@ def finish(session: Session, dispatch_id: UUID, done: Done) -> str:
     it cost and saved is kept. Raises Fenced from one that was superseded or canceled.
     """
     done = replace(done, message=done.message.replace("\x00", ""))
-    if done.outcome == "succeeded" and done.head_sha == done.base_sha:
-        bead_id = session.scalar(select(Dispatch.bead_id).where(Dispatch.id == dispatch_id))
-        lock_with_dependants(session, bead_id or "")  # it closes the bead, and so wakes who waits for it
+    if done.outcome == "succeeded":
+        _lock_who_waits(session, dispatch_id, done)
     reported = _reported(session, dispatch_id)
     if reported is not None:
         return reported
@@ -201,6 +201,14 @@ def finish(session: Session, dispatch_id: UUID, done: Done) -> str:
     if done.outcome != "failed":
         raise UsageError(f"there is no outcome {done.outcome!r}", hint="succeeded, failed or stopped")
     return _fail(session, bead, dispatch, done)
+
+
+def _lock_who_waits(session: Session, dispatch_id: UUID, done: Done) -> None:
+    """When it closes the bead, and so wakes who waits for it: all of them at once, in order."""
+    of_attempt = select(Bead.id, Bead.mr_id).join(Dispatch, Dispatch.bead_id == Bead.id)
+    bead = session.execute(of_attempt.where(Dispatch.id == dispatch_id)).first()
+    if bead is not None and (done.head_sha == done.base_sha or bead.mr_id is not None):
+        lock_with_dependants(session, bead.id)
 
 
 def _fail(session: Session, bead: Bead, dispatch: Dispatch, done: Done) -> str:
@@ -276,7 +284,10 @@ def _succeed(session: Session, bead: Bead, dispatch: Dispatch, done: Done) -> st
     values = {"ended_at": gastown_now(), "exit_code": done.exit_code}
     move(session, Dispatch, dispatch.id, DispatchStatus.RUNNING, DispatchStatus.SUCCEEDED, **values)
     agent = session.get_one(Agent, dispatch.agent_id)
-    if done.head_sha == done.base_sha:
+    if bead.purpose in rework.REWORK:
+        made = None if done.head_sha == done.base_sha else done.head_sha
+        rework.finish(session, bead, dispatch.id, made, agent.name)
+    elif done.head_sha == done.base_sha:
         beads.close_bead(session, bead, Resolution.NO_CHANGES, agent.name, "done, and nothing had to change")
     else:
         values = {"wake_at": gastown_now(), "failure_class": None, "failure_code": None, "failure_message": None}

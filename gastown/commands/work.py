@@ -9,8 +9,8 @@ from gastown.db import gastown_now
 from gastown.errors import Refused, UsageError
 from gastown.models import FOR_A_MERGE, Bead, Dispatch, MergeRequest, Node, Rig
 from gastown.reconcile.actions import StopContainer
-from gastown.states import LIVE, PRIORITIES, TERMINAL, BeadStatus, FailureClass, Resolution, StopCode
-from gastown.store import agents, attempts, batches, beads, escalations, requests
+from gastown.states import LIVE, PRIORITIES, TERMINAL, BeadStatus, FailureClass, MergeStatus, Resolution, StopCode
+from gastown.store import agents, attempts, batches, beads, escalations, requests, rework
 from gastown.store.moves import record, set_bead, wake
 
 TITLE_CHARACTERS = 500
@@ -64,7 +64,8 @@ def row_of(rig: Rig, new: NewBead) -> dict[str, object]:
 
 
 def cancel(session: Session, town_id: int, bead_id: str, *, actor: str = "user") -> list[StopContainer]:
-    """The bead is closed, its attempt stopped, its agent freed, all in one transaction; so are beads made for its merge.
+    """The bead is closed, its attempt stopped, its agent freed, all in one transaction; so are beads made for its
+    merge.
 
     Raises Refused when it is over already, or its merge is being pushed.
     """
@@ -111,7 +112,7 @@ def retry(session: Session, town_id: int, bead_id: str, *, again: bool = False, 
 
 
 def _retry_made(session: Session, bead: Bead, actor: str) -> str:
-    """A bead that is made for a merge is worth another attempt while that waits for it. It starts from its head anew."""
+    """A bead that is made for a merge is worth another attempt while that waits for it, from the same commit."""
     request = session.get_one(MergeRequest, bead.mr_id, populate_existing=True)
     if request.status != MergeStatus.OPEN or bead.id not in (request.rework_id, request.review_id):
         raise Refused(f"{request.bead_id} waits for {bead.id} no more", hint=f"gastown why {request.bead_id}")

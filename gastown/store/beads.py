@@ -10,8 +10,8 @@ from sqlalchemy.orm import Session
 
 from gastown.db import gastown_now
 from gastown.errors import NotFound, Refused
-from gastown.models import Bead, BeadDependency, Dispatch
-from gastown.states import BeadStatus, Resolution
+from gastown.models import Bead, BeadDependency, Dispatch, MergeRequest
+from gastown.states import TERMINAL, BeadStatus, Resolution
 from gastown.store import agents, draws, escalations
 from gastown.store.moves import lock_bead, lock_beads, lock_with_dependants, move, record, set_bead, waiting_for, wake
 
@@ -27,11 +27,23 @@ def get_bead(session: Session, bead_id: str, town_id: int) -> Bead:
 
 
 def lock_known_bead(session: Session, bead_id: str, town_id: int, *, dependants: bool = False) -> Bead:
-    """`dependants`: with those that wait for it, for a change that wakes them. Raises NotFound."""
+    """`dependants`: with those that wait for it, and those made for its merges, for a change that wakes or ends them.
+
+    Raises NotFound.
+    """
     get_bead(session, bead_id, town_id)
-    bead = lock_with_dependants(session, bead_id)[bead_id] if dependants else lock_bead(session, bead_id)
+    if dependants:
+        return lock_with_dependants(session, bead_id, *made_for(session, bead_id))[bead_id]
+    bead = lock_bead(session, bead_id)
     assert bead is not None
     return bead
+
+
+def made_for(session: Session, bead_id: str) -> list[str]:
+    """The unfinished beads that Gastown made for this one's merges: to mend or to review them. Ascending."""
+    made = select(Bead.id).join(MergeRequest, MergeRequest.id == Bead.mr_id)
+    unfinished = Bead.status.not_in(TERMINAL)
+    return list(session.scalars(made.where(MergeRequest.bead_id == bead_id, unfinished).order_by(Bead.id)))
 
 
 _INSERT = text("""
@@ -69,9 +81,9 @@ def insert_beads(session: Session, town_id: int, rows: Sequence[Mapping[str, obj
     raise Refused("no free bead id was found in 100 draws", hint="close and delete old beads")
 
 
-def add_edges(session: Session, edges: Iterable[tuple[str, str]]) -> None:
+def add_edges(session: Session, edges: Iterable[tuple[str, str]], *, kind: str = "blocks") -> None:
     """Each first one waits for the second. Raises Refused, naming the path, when that closes a cycle."""
-    values = [{"bead_id": bead_id, "blocker_id": blocker_id} for bead_id, blocker_id in edges]
+    values = [{"bead_id": bead_id, "blocker_id": blocker_id, "kind": kind} for bead_id, blocker_id in edges]
     if not values:
         return
     try:

@@ -1,8 +1,9 @@
 """What a person is asked to look at: once for each cause, until it is settled.
 
-Causes begin with what they are about: `failed:BEAD`, `auth:BEAD`, `budget:BEAD`, `stalled:BEAD`, `rule:BEAD` (a rule
-raised), `blocker:BEAD` (the one that failed), `asked:DISPATCH:DIGEST` (an agent asks), `infra:CODE`, `breaker`,
-`policy:town`, `policy:rig:ID`, `invariant:NAME`, `tick` (whole ticks fail).
+Causes begin with what they are about: `failed:BEAD`, `merge_failed:BEAD`, `rework:BEAD` (its rework left nothing),
+`auth:BEAD`, `budget:BEAD`, `stalled:BEAD`, `rule:BEAD` (a rule raised), `blocker:BEAD` (the one that failed),
+`asked:DISPATCH:DIGEST` (an agent asks), `infra:CODE`, `breaker`, `policy:town`, `policy:rig:ID`, `invariant:NAME`,
+`tick` (whole ticks fail).
 """
 
 import hashlib
@@ -23,6 +24,7 @@ from gastown.states import LIVE, RELEASING, TERMINAL
 from gastown.store.moves import record
 
 FAILED, ASKED, BLOCKER, RULE, POLICY = "failed:", "asked:", "blocker:", "rule:", "policy:"
+MERGE_FAILED, REWORK = "merge_failed:", "rework:"
 TICK = "tick"
 HELD = ("auth:", "budget:")  # of a bead that was held because of it
 
@@ -30,7 +32,8 @@ _HAS_BEAD = "SELECT 1 FROM beads b WHERE b.id = q.bead_id AND "
 _RELEASED = one_of("b.resolution", RELEASING)
 # When a cause is gone: `q` is the open escalation. A broken invariant is settled by hand, since it is to be reported.
 _GONE = {
-    FAILED: f"EXISTS ({_HAS_BEAD} b.status <> 'failed')",
+    **dict.fromkeys((FAILED, MERGE_FAILED), f"EXISTS ({_HAS_BEAD} b.status <> 'failed')"),
+    REWORK: f"NOT EXISTS ({_HAS_BEAD} b.status = 'in_review' AND b.verdict = 'merge_held')",
     ASKED: f"EXISTS ({_HAS_BEAD} b.status = 'closed')",
     RULE: f"EXISTS ({_HAS_BEAD} (b.status = 'closed' OR b.looked_at > q.raised_at))",
     **dict.fromkeys(HELD, f"EXISTS ({_HAS_BEAD} b.held_at IS NULL)"),
@@ -158,6 +161,8 @@ def command_for(cause: str, bead_id: str | None) -> str:
 
 _COMMANDS = {
     "failed": "gastown logs {}",
+    "merge_failed": "gastown bead show {}",
+    "rework": "gastown bead show {}",
     "stalled": "gastown logs {}",
     "asked": "gastown bead show {}",
     "auth": "gastown bead release {}",
