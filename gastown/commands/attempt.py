@@ -15,11 +15,12 @@ from sqlalchemy.orm import Session
 
 from gastown.agent.protocol import CHUNK_BYTES, COST_USD, LOG_BYTES, Assignment, Checkpoint, Done, Heartbeat, LogChunk
 from gastown.db import gastown_now
+from gastown.commands import reviews
 from gastown.errors import Refused, UsageError
 from gastown.models import Agent, ApiToken, Bead, Dispatch, Event, Node, Rig
 from gastown.models import LogChunk as LogChunkRow
 from gastown.presets import load_preset
-from gastown.states import AgentStatus, BeadStatus, DispatchStatus, FailureCode, Resolution, StopCode, stop_code_of
+from gastown.states import AgentStatus, BeadStatus, DispatchStatus, FailureCode, Purpose, Resolution, StopCode, stop_code_of
 from gastown.store import agents, attempts, beads, heartbeats, limits, requests, rework
 from gastown.store.escalations import asked_cause, raise_once
 from gastown.store.heartbeats import Beaten
@@ -62,7 +63,7 @@ def assignment(session: Session, dispatch_id: UUID, home: Path) -> Assignment:
         preset=preset.name,
         previous_epochs=sorted(session.scalars(earlier)),
         base=bead.base_sha,
-        base_epoch=bead.attempts_from,
+        base_epoch=dispatch.epoch if bead.purpose == Purpose.REVIEW else bead.attempts_from,  # no WIP of a reader's
         base_ref=bead.base_ref,
         notes=bead.failure_message or "",
         heartbeat_s=min(policy_of(session, rig.id).heartbeat_s, dispatch.lease_s / 3),  # of its lease, two may be late
@@ -194,6 +195,8 @@ def finish(session: Session, dispatch_id: UUID, done: Done) -> str:
         tool_running=False,
         phase=REPORTED,
     )
+    if bead.purpose == Purpose.REVIEW and (ended := reviews.finish(session, bead, dispatch, done)) is not None:
+        return ended
     if done.outcome == "succeeded":
         return _succeed(session, bead, dispatch, done)
     if done.outcome == "stopped":
