@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from gastown.commands.plan_formats import PlanFormat
 from gastown.gates import MergeMethod
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -27,6 +28,13 @@ Method = Annotated[
 Author = Annotated[
     str | None,
     typer.Option("--author", metavar="'NAME <MAIL>'", help="Of merge and squash commits; '' for who did the work."),
+]
+PlanFile = Annotated[
+    str | None,
+    typer.Option("--file", "-f", metavar="PLAN", help="A plan: .toml, .yaml, or .jsonl of bd export; - for a pipe."),
+]
+Format = Annotated[
+    PlanFormat | None, typer.Option("--format", help="How the plan is written; default: as its suffix says, else TOML.")
 ]
 AllowRed = Annotated[bool, typer.Option("--allow-red", help="Take it although setup or a gate fails as it is.")]
 Limit = Annotated[int, typer.Option("--limit", "-n", min=1, max=10_000, help="At most so many.")]

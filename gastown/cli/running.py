@@ -16,7 +16,8 @@ from gastown.cli.adding import Wanted
 from gastown.cli.ask import ask, publish_after
 from gastown.cli.why import state_now
 from gastown.cli.words import count, in_short, one_line, span
-from gastown.commands import plans, towns
+from gastown.commands import plan_files, plans, towns
+from gastown.commands.plan_formats import PlanFormat
 from gastown.commands.plans import RUN_LABEL, Plan, PlannedBead
 from gastown.embedded import control, home
 from gastown.embedded.status import StackState
@@ -41,6 +42,7 @@ class Order:
 
     tasks: tuple[str, ...]
     plan: str | None
+    plan_format: PlanFormat | None = None
     resume: str | None
     wanted: Wanted
     as_json: bool
@@ -80,7 +82,10 @@ def plan_of(order: Order) -> Plan:
     """Raises UsageError for all that is wrong with the plan or the tasks."""
     if order.plan is not None:
         source = "standard input" if order.plan == "-" else order.plan
-        return plans.read_plan(reading.read_text(order.plan, PLAN_BYTES), source)
+        found = plan_files.read_plan(reading.read_text(order.plan, PLAN_BYTES), source, order.plan_format)
+        for line in found.notes:
+            screen.note(f"plan: {line}")
+        return found.plan
     beads = [_task(number, text) for number, text in enumerate(order.tasks, 1)]
     return plans.check_plan(Plan(bead=beads), "the command line")
 

@@ -4,13 +4,12 @@ from typing import Annotated
 
 import typer
 
-from gastown.cli.options import Agent, AllowRed, AsJson, Branch, Gates, GatesFile, Setup
+from gastown.cli.options import Agent, AllowRed, AsJson, Branch, Format, Gates, GatesFile, PlanFile, Setup
 
 app = typer.Typer()
 
 Tasks = Annotated[list[str] | None, typer.Argument(metavar="TASK...", help="What is to be done; each is one bead.")]
 Repository = Annotated[str, typer.Option("--repo", "-R", metavar="PATH|URL", help="The repository to work on.")]
-PlanFile = Annotated[str | None, typer.Option("--file", "-f", metavar="PLAN", help="A plan.toml; - for a pipe.")]
 Resume = Annotated[str | None, typer.Option("--resume", metavar="RUN", help="Go on with an earlier run.")]
 
 
@@ -24,6 +23,7 @@ def run(
     gates_file: GatesFile = None,
     branch: Branch = None,
     file: PlanFile = None,
+    plan_format: Format = None,
     resume: Resume = None,
     allow_red: AllowRed = False,
     as_json: AsJson = False,
@@ -39,6 +39,8 @@ def run(
 
     if sum((bool(tasks), file is not None, resume is not None)) != 1:
         raise UsageError("run takes either tasks, or a plan, or a run to go on with", hint='gastown run "task" "task"')
+    if plan_format is not None and file is None:
+        raise UsageError("--format is for a plan", hint="gastown run -f PLAN")
     wanted = Wanted(
         repository=repo,
         branch=branch,
@@ -47,7 +49,9 @@ def run(
         gates=adding.given_gates(gates_file, gate),
         allow_red=allow_red,
     )
-    order = running.Order(tasks=tuple(tasks or ()), plan=file, resume=resume, wanted=wanted, as_json=as_json)
+    order = running.Order(
+        tasks=tuple(tasks or ()), plan=file, plan_format=plan_format, resume=resume, wanted=wanted, as_json=as_json
+    )
     code = running.carry_out(order)
     if code:
         raise typer.Exit(code)

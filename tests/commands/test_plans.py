@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gastown.commands.plans import Plan, PlannedBead, check_plan, read_plan
+from gastown.commands.plan_files import read_plan
+from gastown.commands.plans import Plan, PlannedBead, check_plan
 from gastown.errors import UsageError
 
 
@@ -14,25 +15,29 @@ def bead(name: str, rest: str = "") -> str:
     return f'[[bead]]\nid = "{name}"\ntitle = "do {name}"\n{rest}\n'
 
 
+def plan_of(text: str, source: str) -> Plan:
+    return read_plan(text, source).plan
+
+
 def test_a_plan_comes_in_an_order_that_can_be_written() -> None:
-    plan = read_plan(bead("b", 'after = ["a", "c"]') + bead("a") + bead("c", 'after = ["a"]'), "plan.toml")
+    plan = plan_of(bead("b", 'after = ["a", "c"]') + bead("a") + bead("c", 'after = ["a"]'), "plan.toml")
     assert [each.id for each in plan.bead] == ["a", "c", "b"]
 
 
 def test_a_byte_order_mark_and_windows_newlines_are_no_matter() -> None:
-    assert read_plan("\ufeff" + bead("a").replace("\n", "\r\n"), "plan.toml").bead[0].title == "do a"
+    assert plan_of("\ufeff" + bead("a").replace("\n", "\r\n"), "plan.toml").bead[0].title == "do a"
 
 
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("", "no [[bead]]"),
+        ("", "it has no bead"),
         ('[[bead]]\ntitle = "x', "not TOML"),
         ('[[bead]]\ntitle = "x"', "line 1: the bead has no id"),
         ('[[bead]]\nid = "a"', "line 1: the bead has no title"),
         (bead("a") + bead("b", 'titel = "x"'), "line 8: there is no key titel (did you mean title?)"),
         (bead("a", "title2 = 3\n"), "line 4: there is no key title2"),
-        (bead("a") + "[[bead]]\nid = 3\ntitle = 'x'", "line 6: id: input should be a valid string"),
+        (bead("a") + "[[bead]]\nid = 3\ntitle = 'x'", "line 6: id: input should be a valid string: put it into quotes"),
         (bead("a", 'after = "b"'), "line 4: after: input should be a valid list"),
         (bead("a", "after = [1]"), "line 4: after: input should be a valid string"),
         (bead("a", "labels = 'x'"), "line 4: labels"),
