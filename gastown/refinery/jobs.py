@@ -61,6 +61,15 @@ class GateRun:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Stacked:
+    """A merge that is pushed along with another, on whose commit it stands."""
+
+    bead_id: str
+    merge_sha: str
+    base_sha: str  # what it was merged onto: the commit of the one before it
+
+
+@dataclass(frozen=True, kw_only=True)
 class Prepared:
     """Merged and gated, ready to push."""
 
@@ -68,6 +77,12 @@ class Prepared:
     base_sha: str  # what it was merged onto: `expected_sha`, or the staged tip
     expected_sha: str  # the head of the target on the remote, which the push must find
     gate_runs: tuple[GateRun, ...] = field(default=(), compare=False)
+    along: tuple[Stacked, ...] = ()  # the rest of its batch, in order
+
+    @property
+    def tip_sha(self) -> str:
+        """What was gated, and is pushed."""
+        return self.along[-1].merge_sha if self.along else self.merge_sha
 
 
 @dataclass(frozen=True)

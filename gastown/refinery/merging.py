@@ -4,6 +4,7 @@ prepare -> Prepared       gated; keep the answer, then move the merge request to
         -> AlreadyMerged  record it
         -> NothingLeft    record that nothing was merged
         -> Held, Stopped  give it back
+prepare_batch             the same for several at once; who is not pushed with the first is queued again, or held
 push    -> Pushed         record it, then release
         -> Moved          prepare again, with the next merge epoch
         -> Dirty          stage; later merges are prepared onto the staged tip, and `land` tries again
@@ -11,6 +12,7 @@ push    -> Pushed         record it, then release
         -> Unknown        ask `contains` until it answers; also what settles a crash in `pushing`
 """
 
+from gastown.refinery.batching import Batch, prepare_batch
 from gastown.refinery.jobs import (
     AlreadyMerged,
     Dirty,
@@ -24,6 +26,7 @@ from gastown.refinery.jobs import (
     Pushed,
     PushOutcome,
     PushRefused,
+    Stacked,
     Stopped,
     Unknown,
 )
@@ -32,6 +35,7 @@ from gastown.refinery.pushing import contains, land, push, release, stage
 
 __all__ = [
     "AlreadyMerged",
+    "Batch",
     "Dirty",
     "GateRun",
     "Held",
@@ -43,11 +47,13 @@ __all__ = [
     "PushOutcome",
     "PushRefused",
     "Pushed",
+    "Stacked",
     "Stopped",
     "Unknown",
     "contains",
     "land",
     "prepare",
+    "prepare_batch",
     "push",
     "release",
     "stage",

@@ -1,5 +1,9 @@
 """The first half of a merge: merge the recorded head onto the target in a fresh worktree, and run the gates on that."""
 
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
 from gastown.agent.git import GitError
 from gastown.agent.mirror import Mirror
 from gastown.errors import RepositoryUnavailable
@@ -23,6 +27,8 @@ from gastown.refinery.worktrees import Worktree
 from gastown.runtimes import Runtime
 from gastown.states import HoldCode
 
+T = TypeVar("T")
+
 
 def prepare(job: MergeJob, runtime: Runtime, on_step: OnStep, should_stop: ShouldStop) -> PrepareOutcome:
     """Fetch, merge, set up, run the gates. Nothing on the remote changes; no worktree is left.
@@ -30,8 +36,13 @@ def prepare(job: MergeJob, runtime: Runtime, on_step: OnStep, should_stop: Shoul
     `should_stop` is asked between steps and several times a second while a command runs. Raises GitFailed for what
     neither waiting nor another commit would mend, and what the runtime raises.
     """
+    return or_held(job, lambda: _prepare(job, runtime, on_step, should_stop))
+
+
+def or_held(job: MergeJob, work: Callable[[], T]) -> T | Held:
+    """What `work` gives, or why the repository gave no answer; its worktrees are removed. Raises GitFailed."""
     try:
-        return _prepare(job, runtime, on_step, should_stop)
+        return work()
     except GitError as error:
         known = translated(error, job.repository)
         if isinstance(known, RepositoryUnavailable):
@@ -42,37 +53,66 @@ def prepare(job: MergeJob, runtime: Runtime, on_step: OnStep, should_stop: Shoul
 
 
 def _prepare(job: MergeJob, runtime: Runtime, on_step: OnStep, should_stop: ShouldStop) -> PrepareOutcome:
-    parent = worktrees.directory(job.home, job.rig_id)
-    worktrees.remove_leftovers(parent, job.bead_id, job.merge_epoch)
-    on_step("fetch")
-    mirror = Mirror.open(job.home, job.rig_id, job.repository)
-    target = fetch_target(mirror, job.target)
-    if target is None:
-        reason = f"{job.repository} has no branch {job.target} any more"
-        return Held(code=HoldCode.UNREACHABLE, reason=presentable(reason))
-    if not has_commit(mirror, job.head_sha, job.head_ref):
-        reason = f"commit {job.head_sha[:12]} is neither in this machine's mirror nor on {job.repository}"
-        return Held(code=HoldCode.HEAD_MISSING, reason=presentable(reason))
-    if (brought := _brought(mirror, job, target)) is not None:
-        return AlreadyMerged(brought)
+    found = look(job, on_step)
+    if isinstance(found, Held):
+        return found
+    mirror, target = found
+    done = missing(mirror, job) or already(mirror, job, target)
+    if done is not None:
+        return done
     base = _base(mirror, job, target)
     if base != target and _brought(mirror, job, base):  # it waits for the dirty checkout already: nothing new to gate
         return Prepared(merge_sha=base, base_sha=base, expected_sha=target)
     if should_stop():
         return Stopped()
     on_step("merge")
-    with worktrees.fresh(mirror, parent / f"{job.bead_id}-{job.merge_epoch}", base, job.target) as worktree:
+    with worktrees.fresh(mirror, place_of(job), base, job.target) as worktree:
         merged = making.make(job, mirror, worktree.path, base)
         if isinstance(merged, Held):
             return merged
-        if job.method is not MergeMethod.MERGE and making.is_empty(mirror, merged, base):
+        if leaves_nothing(mirror, job, merged, base):
             # what a staged merge has, the target has not yet: then this one waits and lands with that
             stacked = Prepared(merge_sha=base, base_sha=base, expected_sha=target)
             return NothingLeft(target) if base == target else stacked
-        runs = _run_gates(job, runtime, worktree, on_step, should_stop)
+        runs = run_gates(job, runtime, worktree, on_step, should_stop)
         if not isinstance(runs, tuple):
             return runs
         return Prepared(merge_sha=merged, base_sha=base, expected_sha=target, gate_runs=runs)
+
+
+def place_of(job: MergeJob) -> Path:
+    """Where its worktree is."""
+    return worktrees.directory(job.home, job.rig_id) / f"{job.bead_id}-{job.merge_epoch}"
+
+
+def look(job: MergeJob, on_step: OnStep) -> tuple[Mirror, str] | Held:
+    """The mirror, and the head of the target on the remote."""
+    worktrees.remove_leftovers(worktrees.directory(job.home, job.rig_id), job.bead_id, job.merge_epoch)
+    on_step("fetch")
+    mirror = Mirror.open(job.home, job.rig_id, job.repository)
+    target = fetch_target(mirror, job.target)
+    if target is None:
+        reason = f"{job.repository} has no branch {job.target} any more"
+        return Held(code=HoldCode.UNREACHABLE, reason=presentable(reason))
+    return mirror, target
+
+
+def missing(mirror: Mirror, job: MergeJob) -> Held | None:
+    """Its head is nowhere to be found."""
+    if has_commit(mirror, job.head_sha, job.head_ref):
+        return None
+    reason = f"commit {job.head_sha[:12]} is neither in this machine's mirror nor on {job.repository}"
+    return Held(code=HoldCode.HEAD_MISSING, reason=presentable(reason))
+
+
+def already(mirror: Mirror, job: MergeJob, target: str) -> AlreadyMerged | None:
+    brought = _brought(mirror, job, target)
+    return None if brought is None else AlreadyMerged(brought)
+
+
+def leaves_nothing(mirror: Mirror, job: MergeJob, made: str, base: str) -> bool:
+    """Whether a squash or a rebase has only what was there already; a merge still says where the work came from."""
+    return job.method is not MergeMethod.MERGE and making.is_empty(mirror, made, base)
 
 
 def _brought(mirror: Mirror, job: MergeJob, tip: str) -> str | None:
@@ -88,7 +128,7 @@ def _base(mirror: Mirror, job: MergeJob, target: str) -> str:
     return staged if staged and is_ancestor(mirror, target, staged) else target
 
 
-def _run_gates(
+def run_gates(
     job: MergeJob, runtime: Runtime, worktree: Worktree, on_step: OnStep, should_stop: ShouldStop
 ) -> Held | Stopped | tuple[GateRun, ...]:
     runs: list[GateRun] = []

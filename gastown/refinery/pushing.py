@@ -51,10 +51,10 @@ _NO_CREDENTIALS = re.compile(
 
 
 def push(job: MergeJob, prepared: Prepared) -> PushOutcome:
-    """Move the target from `expected_sha` to `merge_sha`, or leave it alone. What is there already counts as pushed."""
+    """Move the target from `expected_sha` to the merge, or leave it alone. What is there already counts as pushed."""
     mirror = Mirror.open(job.home, job.rig_id, job.repository)
     try:
-        return _push(mirror, job, prepared.merge_sha, prepared.expected_sha)
+        return _push(mirror, job, prepared.tip_sha, prepared.expected_sha)
     except GitError as error:  # of a look at the checkout, before anything was pushed
         return Unknown(presentable(error.reason))
 
