@@ -134,6 +134,20 @@ class Filed(Message):
     created: bool  # False: it was filed before under this key
 
 
+@dataclass(frozen=True, kw_only=True)
+class Review(Message):
+    """`POST /agent/v1/reviews`: what a review's agent says of the head that its clone began with."""
+
+    verdict: str  # approve | changes
+    comment: str = ""  # changes: what has to change
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reviewed(Message):
+    counted: bool  # False: nobody waited for it any more
+    message: str
+
+
 def wip_ref(bead_id: str, epoch: int) -> str:
     return f"refs/gastown/wip/{bead_id}/{epoch}"
 

@@ -1,4 +1,4 @@
-"""What an agent may say of itself: a socket of its own, from which three calls reach the API with the attempt's token.
+"""What an agent may say of itself: a socket of its own, from which a few calls reach the API with the attempt's token.
 
 What it announces (costs, tools, limits) is kept here: see `announced`. The token stays in the supervisor. One thread
 serves one client after another, each bounded in time and size, so that a broken one holds up others for seconds, and
@@ -20,7 +20,7 @@ from gastown.agent.announced import Announced
 from gastown.agent.client import ApiError, Client, Denied, Fenced
 from gastown.agent.line import READ_S, WRITE_S, Reply, TooLong, reaching, receive, write
 
-CALLS = frozenset({"status", "escalate", "beads"})  # never `done`: the supervisor says how an attempt ended
+CALLS = frozenset({"status", "escalate", "beads", "reviews"})  # never `done`: the supervisor says how an attempt ended
 WAITING_CLIENTS = 64
 REST_S = 1.0  # after a failed accept: out of descriptors
 REFUSED, USAGE, NOT_FOUND, NOT_NOW = 1, 2, 3, 4  # exit codes

@@ -9,8 +9,8 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from gastown.agent.protocol import Checkpoint, Done, Heartbeat, HeartbeatAnswer, LogChunk, NewWork
-from gastown.commands import attempt, filing
+from gastown.agent.protocol import Checkpoint, Done, Heartbeat, HeartbeatAnswer, LogChunk, NewWork, Review
+from gastown.commands import attempt, filing, reviews
 from gastown.db import in_transaction, transaction
 from gastown.settings import get_settings
 from gastown.store.heartbeats import Beaten
@@ -105,6 +105,14 @@ def beads(dispatch_id: Caller, work: NewWork) -> dict[str, Any]:
     filed = in_transaction(lambda session: filing.file_bead(session, dispatch_id, work, home))
     poke()
     return filed.to_json()
+
+
+@router.post("/reviews")
+def review(dispatch_id: Caller, said: Review) -> dict[str, Any]:
+    home = get_settings().home
+    answer = in_transaction(lambda session: reviews.answer(session, dispatch_id, said, home))
+    poke()
+    return answer.to_json()
 
 
 @router.post("/done")

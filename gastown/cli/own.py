@@ -26,6 +26,10 @@ After = Annotated[
 Key = Annotated[str, typer.Option("--key", metavar="KEY", help="The same key is the same bead; default: the content.")]
 Until = Annotated[str | None, typer.Option("--until", metavar="TIME", help="2030-01-31T12:00, or seconds since 1970.")]
 For = Annotated[float | None, typer.Option("--for", metavar="SECONDS", min=0, help="How long the pause is.")]
+Comment = Annotated[str | None, typer.Option("--comment", metavar="TEXT", help="Why, or what has to change.")]
+CommentFile = Annotated[
+    str | None, typer.Option("--file", "-F", metavar="FILE", help="That from a file; - for a pipe.")
+]
 ITSELF = "self"
 
 
@@ -114,6 +118,25 @@ def file_bead(
     work = NewWork(title=title, body=text, priority=priority, after=waits_for, agent=agent, key=key)
     filed = Filed.from_json(_say("beads", work.to_json()))
     _print_filed(filed, title, as_json)
+
+
+@own.command()
+def review(
+    verdict: Annotated[Literal["approve", "changes"], typer.Argument(help="approve or changes")],
+    comment: Comment = None,
+    file: CommentFile = None,
+) -> None:
+    """Answer the review that this attempt is: the work may be merged, or what has to change first. Once."""
+    from gastown.agent.line import LINE_BYTES
+    from gastown.agent.protocol import Review, Reviewed
+    from gastown.cli.reading import read_text
+    from gastown.errors import UsageError
+
+    if comment is not None and file is not None:
+        raise UsageError("--comment and --file are two comments", hint="give one of them")
+    text = read_text(file, LINE_BYTES) if file is not None else comment or ""
+    said = Reviewed.from_json(_say("reviews", Review(verdict=verdict, comment=text).to_json()))
+    typer.echo(said.message)
 
 
 def _print_filed(filed: "Filed", title: str, as_json: bool) -> None:

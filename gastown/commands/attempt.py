@@ -14,13 +14,22 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from gastown.agent.protocol import CHUNK_BYTES, COST_USD, LOG_BYTES, Assignment, Checkpoint, Done, Heartbeat, LogChunk
-from gastown.db import gastown_now
 from gastown.commands import reviews
+from gastown.db import gastown_now
 from gastown.errors import Refused, UsageError
 from gastown.models import Agent, ApiToken, Bead, Dispatch, Event, Node, Rig
 from gastown.models import LogChunk as LogChunkRow
 from gastown.presets import load_preset
-from gastown.states import AgentStatus, BeadStatus, DispatchStatus, FailureCode, Purpose, Resolution, StopCode, stop_code_of
+from gastown.states import (
+    AgentStatus,
+    BeadStatus,
+    DispatchStatus,
+    FailureCode,
+    Purpose,
+    Resolution,
+    StopCode,
+    stop_code_of,
+)
 from gastown.store import agents, attempts, beads, heartbeats, limits, requests, rework
 from gastown.store.escalations import asked_cause, raise_once
 from gastown.store.heartbeats import Beaten

@@ -4,6 +4,9 @@ A request's `review_id` is the review that it waits for. Any answer takes that a
 a review that is none's `review_id` any more is not waited for, and changes nothing whatever it says.
 """
 
+from typing import Any
+from uuid import UUID
+
 from sqlalchemy import ColumnElement, and_, select, update
 from sqlalchemy.orm import Session
 
@@ -100,17 +103,28 @@ def answer_of(session: Session, review_id: str) -> tuple[str, str] | None:
     return None if found is None else (found["verdict"], found["comment"])
 
 
+def note_answer(session: Session, review: Bead, dispatch_id: UUID, actor: str, verdict: str, comment: str) -> None:
+    about: dict[str, Any] = {"bead_id": review.id, "dispatch_id": dispatch_id}
+    said = f"{verdict}: {_first_line(comment)}" if comment else verdict
+    record(session, review.town_id, ANSWERED, said, actor=actor, verdict=verdict, comment=comment, **about)
+
+
+def drop(session: Session, request: MergeRequest) -> None:
+    """It waits for no review any more."""
+    _update(session, request.id, review_id=None)
+
+
 def approve_head(session: Session, request: MergeRequest, head_sha: str, comment: str, who: str, actor: str) -> bool:
     """This head may be merged. A review that asked for changes of it is overruled. The bead's row is locked.
 
-    False: the head moved, or it is not waiting any more.
+    False: the head moved, or it is over.
     """
     values = {"reviewed_sha": head_sha, "review_notes": comment or None, "review_id": None, "asked_at": None}
     if request.held_code == HoldCode.CHANGES_REQUESTED:
         values |= {"held_code": None, "held_reason": None, "held_output": None, "look_at": None}
         values |= {"rework_agent": None, "rework_id": None}
-    waits = (MergeRequest.status == MergeStatus.OPEN, MergeRequest.head_sha == head_sha)
-    if not _update(session, request.id, *waits, **values):
+    unfinished = MergeRequest.status.not_in((MergeStatus.CLOSED, MergeStatus.FAILED))
+    if not _update(session, request.id, unfinished, MergeRequest.head_sha == head_sha, **values):
         return False
     wake(session, request.bead_id)
     _tell(session, request, f"{who} approves {head_sha[:12]}", comment, actor)
