@@ -9,8 +9,18 @@ from gastown.db import gastown_now
 from gastown.errors import Refused, UsageError
 from gastown.models import FOR_A_MERGE, Bead, Dispatch, MergeRequest, Node, Rig
 from gastown.reconcile.actions import StopContainer
-from gastown.states import LIVE, PRIORITIES, TERMINAL, BeadStatus, FailureClass, MergeStatus, Resolution, StopCode
-from gastown.store import agents, attempts, batches, beads, escalations, requests, rework
+from gastown.states import (
+    LIVE,
+    PRIORITIES,
+    TERMINAL,
+    BeadStatus,
+    FailureClass,
+    MergeStatus,
+    Purpose,
+    Resolution,
+    StopCode,
+)
+from gastown.store import agents, attempts, batches, beads, escalations, landings, requests, rework
 from gastown.store.moves import record, set_bead, wake
 
 TITLE_CHARACTERS = 500
@@ -72,9 +82,16 @@ def cancel(session: Session, town_id: int, bead_id: str, *, actor: str = "user")
     bead = beads.lock_known_bead(session, bead_id, town_id, dependants=True)
     if bead.status in TERMINAL:
         raise Refused(f"{bead_id} is {bead.resolution or bead.status} already", hint=f"gastown bead show {bead_id}")
-    _refuse_pushing(session, bead_id)
+    if bead.purpose == Purpose.LANDING:
+        raise Refused(f"{bead_id} lands convoy {bead.convoy_id}", hint=f"gastown convoy close {bead.convoy_id}")
+    return cancel_locked(session, bead, actor)
+
+
+def cancel_locked(session: Session, bead: Bead, actor: str) -> list[StopContainer]:
+    """The same of a bead that is not over, and locked together with those that wait for it."""
+    _refuse_pushing(session, bead.id)
     beads.close_bead(session, bead, Resolution.CANCELED, actor, "canceled")
-    made = rework.cancel_for(session, bead_id, actor, f"canceled with {bead_id}")
+    made = rework.cancel_for(session, bead.id, actor, f"canceled with {bead.id}")
     stops = []
     for each in (bead, *made):
         live = attempts.stop_live(session, each, StopCode.CANCELED, f"canceled by {actor}")
@@ -103,12 +120,22 @@ def retry(session: Session, town_id: int, bead_id: str, *, again: bool = False, 
         raise Refused(f"{bead_id} is {bead.resolution}: there is nothing to retry", hint='gastown sling "..." for more')
     if bead.purpose in FOR_A_MERGE:
         return _retry_made(session, bead, actor)
+    if bead.purpose == Purpose.LANDING:
+        return _retry_landing(session, bead, actor)
+    landings.call_back(session, bead, actor)
     request = rework.failed_request(session, bead_id) if bead.failure_code == rework.MERGE_FAILED else None
     if request is not None:
         rework.reopen_from_merge(session, bead, request, actor)
         return "its agent works on it once more, from its own commits"
     beads.reopen(session, bead, actor)
     return "it is open again, and its attempts count from 0"
+
+
+def _retry_landing(session: Session, bead: Bead, actor: str) -> str:
+    if bead.status != BeadStatus.FAILED:
+        raise Refused(f"convoy {bead.convoy_id} was closed", hint=f"gastown convoy show {bead.convoy_id}")
+    landings.reopen_landing(session, bead, actor)
+    return "its convoy is open again, and lands when its members are over"
 
 
 def _retry_made(session: Session, bead: Bead, actor: str) -> str:
@@ -127,6 +154,8 @@ def _refuse_pushing(session: Session, bead_id: str) -> None:
 
 def _retry_merge(session: Session, bead: Bead, again: bool, actor: str) -> str:
     if again:
+        if bead.purpose == Purpose.LANDING:
+            raise Refused(f"{bead.id} lands a convoy: it has no agent", hint=f"gastown bead retry {bead.id}")
         _refuse_pushing(session, bead.id)
         request = requests.close_request(session, bead)
         rework.cancel_for(session, bead.id, actor, f"{bead.id} is worked on once more instead")
@@ -180,6 +209,8 @@ def force_dispatch(session: Session, bead_id: str, *, actor: str = "user") -> in
     bead = beads.lock_known_bead(session, bead_id, -1 if bead is None else bead.town_id)
     if bead.status in TERMINAL:
         raise Refused(f"{bead_id} is {bead.resolution or bead.status}", hint=f"gastown bead retry {bead_id}")
+    if bead.purpose == Purpose.LANDING:
+        raise Refused(f"{bead_id} lands a convoy: it has no agent", hint=f"gastown convoy show {bead.convoy_id}")
     live = select(Dispatch.id).where(Dispatch.bead_id == bead_id, Dispatch.status.in_(LIVE))
     if bead.status == BeadStatus.IN_REVIEW or session.scalar(live) is not None:
         doing = "being merged" if bead.status == BeadStatus.IN_REVIEW else "being worked on"

@@ -1,17 +1,120 @@
 """The end of a convoy: what its members made on one rig enters the queue of the target, and what follows from that."""
 
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from gastown.models import Bead
+from gastown.db import gastown_now
+from gastown.models import Bead, Convoy, MergeRequest
+from gastown.states import TERMINAL, BeadStatus, ConvoyMode, ConvoyStatus, Purpose, Resolution
+from gastown.store import beads, branches, convoys, escalations, requests, rework
+from gastown.store.moves import move, record, set_bead, wake
+
+MEMBER = "member:"  # cause: the landing bead after it does not go on, since a member of its convoy failed
 
 
 def open_landing(session: Session, bead: Bead) -> bool:
-    raise NotImplementedError
+    """The members are over: the head of their branch is a merge request of this landing bead, which is locked.
+
+    False: it is not open any more, or there is nothing to land.
+    """
+    assert bead.convoy_id is not None
+    convoy = convoys.lock_row(session, bead.convoy_id)
+    path = branches.branch_of(session, bead)
+    if path is None or path.head_sha is None or bead.status != BeadStatus.OPEN:
+        return False
+    if convoy.status == ConvoyStatus.OPEN:
+        move(session, Convoy, convoy.id, ConvoyStatus.OPEN, ConvoyStatus.LANDING)
+    elif convoy.status != ConvoyStatus.LANDING:
+        return False
+    if not move(session, Bead, bead.id, BeadStatus.OPEN, BeadStatus.IN_REVIEW, ready_at=None, wake_at=gastown_now()):
+        return False
+    request = MergeRequest(
+        town_id=bead.town_id,
+        rig_id=bead.rig_id,
+        bead_id=bead.id,
+        target=path.target,
+        head_sha=path.head_sha,
+        head_ref=f"refs/heads/{path.branch}",
+        priority=branches.highest_priority(session, bead),
+    )
+    session.add(request)
+    session.flush()
+    escalations.settle(session, bead.town_id, MEMBER + bead.id)
+    message = f"{path.branch} at {path.head_sha[:12]} is to be merged into {path.target}"
+    record(session, bead.town_id, "landing", message, actor="reconciler", bead_id=bead.id, convoy=convoy.id)
+    return True
 
 
 def close_landing(session: Session, bead: Bead, message: str) -> bool:
-    raise NotImplementedError
+    """There is nothing to land: `no_changes`, or `done` where each member is merged by itself. The bead is locked."""
+    assert bead.convoy_id is not None
+    convoy = convoys.lock_row(session, bead.convoy_id)
+    one_by_one = convoy.mode == ConvoyMode.REVIEW_AND_MERGE
+    resolution = Resolution.DONE if one_by_one else Resolution.NO_CHANGES
+    return bead.status == BeadStatus.OPEN and beads.close_bead(session, bead, resolution, "reconciler", message)
 
 
 def end_convoy(session: Session, bead: Bead) -> None:
-    raise NotImplementedError
+    """A landing bead is over: when all of them are, so is the convoy. It fails if one of them failed."""
+    assert bead.convoy_id is not None
+    convoy = convoys.lock_row(session, bead.convoy_id)
+    if convoy.status not in (ConvoyStatus.OPEN, ConvoyStatus.LANDING):
+        return
+    landings = _landings(session, convoy.id)
+    if any(each.status not in TERMINAL for each in landings):
+        return  # another one's end will be the end
+    failed = [each.id for each in landings if each.status == BeadStatus.FAILED]
+    target = ConvoyStatus.FAILED if failed else ConvoyStatus.CLOSED
+    sources = (ConvoyStatus.OPEN, ConvoyStatus.LANDING)
+    move(session, Convoy, convoy.id, sources, target, closed_at=gastown_now())
+    message = f"convoy {convoy.id} failed: {', '.join(failed)}" if failed else f"convoy {convoy.id} is closed"
+    record(session, bead.town_id, f"convoy_{target}", message, actor="reconciler", bead_id=bead.id, convoy=convoy.id)
+
+
+def call_back(session: Session, member: Bead, actor: str) -> None:
+    """A member is worked on again, or is new: what its convoy made on its rig does not land before that is over.
+
+    The member is locked, and the landing beads of its convoy. Raises Refused while the landing is being pushed.
+    """
+    landing = None if member.purpose else convoys.landing_on(session, member.convoy_id, member.rig_id)
+    if landing is None or landing.convoy_id is None or landing.status in TERMINAL:
+        return
+    escalations.settle(session, landing.town_id, MEMBER + landing.id)
+    if landing.status == BeadStatus.IN_REVIEW:
+        withdraw(session, landing, f"{member.id} is worked on again", actor)
+    wake(session, landing.id)
+
+
+def withdraw(session: Session, landing: Bead, why: str, actor: str) -> None:
+    assert landing.convoy_id is not None
+    convoy = convoys.lock_row(session, landing.convoy_id)
+    request = requests.close_request(session, landing)
+    if request is not None and request.dispatch_id is not None:  # what landed was mended, and that is not lost
+        branches.note_head(session, convoy.id, landing.rig_id, request.head_sha)
+    rework.cancel_for(session, landing.id, actor, why)
+    move(session, Bead, landing.id, BeadStatus.IN_REVIEW, BeadStatus.OPEN, wake_at=gastown_now())
+    others = [each for each in _landings(session, convoy.id) if each.id != landing.id]
+    if convoy.status == ConvoyStatus.LANDING and all(each.status != BeadStatus.IN_REVIEW for each in others):
+        move(session, Convoy, convoy.id, ConvoyStatus.LANDING, ConvoyStatus.OPEN)
+    message = f"its landing is withdrawn: {why}"
+    record(session, landing.town_id, "withdrawn", message, actor=actor, bead_id=landing.id, convoy=convoy.id)
+
+
+def reopen_landing(session: Session, landing: Bead, actor: str) -> None:
+    """A locked landing bead that failed is tried again, and so is its convoy."""
+    assert landing.convoy_id is not None
+    convoy = convoys.lock_row(session, landing.convoy_id)
+    beads.reopen(session, landing, actor)
+    set_bead(session, landing.id, attempts_from=count_failed(session, landing.id))
+    if convoy.status == ConvoyStatus.FAILED:
+        move(session, Convoy, convoy.id, ConvoyStatus.FAILED, ConvoyStatus.OPEN, closed_at=None)
+
+
+def count_failed(session: Session, landing_id: str) -> int:
+    query = select(MergeRequest.id).where(MergeRequest.bead_id == landing_id, MergeRequest.status == "failed")
+    return len(session.scalars(query).all())
+
+
+def _landings(session: Session, convoy_id: str) -> list[Bead]:
+    query = select(Bead).where(Bead.convoy_id == convoy_id, Bead.purpose == Purpose.LANDING).order_by(Bead.id)
+    return list(session.scalars(query.execution_options(populate_existing=True)))
