@@ -6,6 +6,7 @@ from pathlib import Path
 from gastown.agent.git import git
 from gastown.agent.mirror import Mirror
 from gastown.refinery import making
+from gastown.refinery.jobs import MergeJob, Prepared
 from gastown.refinery.remote import bringer, is_ancestor
 
 CANDIDATES = 1000  # commits of a target that may be a squash, the newest ones
@@ -20,6 +21,11 @@ def arrived(mirror: Mirror, head: str, target: str) -> str | None:
     if not bases:
         return None
     return _same_patch(mirror.path, bases[0], head, target) or _picked(mirror.path, head, target)
+
+
+def adds_nothing(job: MergeJob, prepared: Prepared) -> bool:
+    """Whether the target has the content of this merge already. Raises GitError."""
+    return making.is_empty(Mirror.open(job.home, job.rig_id, job.repository), prepared.merge_sha, prepared.base_sha)
 
 
 def last_change(mirror: Mirror, head: str, target: str) -> str:

@@ -1,5 +1,6 @@
 """What opens each gate: for every verdict, one sentence and the command to type next. Pure."""
 
+import shlex
 from dataclasses import dataclass
 
 from gastown.states import BeadStatus, HoldCode, Resolution, Verdict
@@ -49,6 +50,10 @@ _BY_VERDICT = {
     Verdict.AWAITING_AGENT: ("its agent has to finish", "gastown logs -f {id}"),
     Verdict.STOPPING: ("nothing: its attempt saves its work and ends, or is ended", "gastown logs -f {id}"),
     Verdict.AWAITING_MERGE: ("nothing: the merge queue comes to it by itself", "gastown bead show {id}"),
+    Verdict.AWAITING_APPROVAL: (
+        "somebody has to merge branch gt/{id}, in whatever way; that is noticed by itself, and by a retry at once",
+        "{merge_branch}",
+    ),
     Verdict.MERGE_HELD: ("what holds its merge has to change", "gastown bead retry {id}"),
     Verdict.LOST: ("nothing: the next tick tries again", "gastown attempts {id}"),
     Verdict.ROLLED_BACK: ("nothing: the next tick tries again", "gastown attempts {id}"),
@@ -80,6 +85,11 @@ _BY_HOLD = {
     HoldCode.HEAD_MISSING: (
         "the commits of the attempt are gone from the repository: have its agent work on it once more",
         "gastown bead retry --again {id}",
+    ),
+    HoldCode.AWAITING_APPROVAL: _BY_VERDICT[Verdict.AWAITING_APPROVAL],
+    HoldCode.BRANCH_GONE: (
+        "somebody deleted branch gt/{id} unmerged: have it published anew, or give it up (gastown bead cancel {id})",
+        "gastown bead retry {id}",
     ),
     HoldCode.MERGE_ERROR: ("something unexpected stopped the merge: try it again", "gastown bead retry {id}"),
 }
@@ -129,8 +139,23 @@ def advise(
     else:
         opens, command = "nothing: the next tick looks at it", "gastown why {id}"
     set_policy = "gastown town set" if of_town else f"gastown rig set {rig}"
-    words = {"id": bead_id, "blocker": blocker, "repository": repository, "rig": rig, "set_policy": set_policy}
+    words = {
+        "id": bead_id,
+        "merge_branch": _merge_by_hand(bead_id, repository),
+        "blocker": blocker,
+        "repository": repository,
+        "rig": rig,
+        "set_policy": set_policy,
+    }
     return Advice(opens, command.format(drained=drained, **words))
+
+
+def _merge_by_hand(bead_id: str, repository: str) -> str:
+    """In the person's own checkout when that is the rig, else in any clone of it."""
+    branch = f"gt/{bead_id}"
+    if repository.startswith("/") and not repository.endswith(".git"):
+        return shlex.join(["git", "-C", repository, "merge", branch])
+    return f"git pull --no-rebase {shlex.quote(repository)} {branch}, and push the result"
 
 
 def needs_a_person(

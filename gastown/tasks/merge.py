@@ -227,6 +227,7 @@ def _close_push(
 ) -> None:
     match outcome:
         case merging.Pushed():
+            publishing.tidy(order, job)
             _record(order, prepared.merge_sha)
         case merging.Moved():
             moved = f"{order.target} moved meanwhile; merged anew on its new head"
