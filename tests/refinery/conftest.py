@@ -1,8 +1,12 @@
+"""Rigs to merge into, merge workers that can be killed, and what the kills came to, at the end of the run."""
+
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from gastown.agent.git import git
+from tests.refinery import faulty
 from tests.refinery.rig import Rig, commit, rig_on
 
 
@@ -28,3 +32,18 @@ def rig(request: pytest.FixtureRequest) -> Rig:
     found = request.getfixturevalue(request.param)
     assert isinstance(found, Rig)
     return found
+
+
+@pytest.fixture(scope="session")
+def workers() -> Iterator[faulty.Workers]:
+    with faulty.running() as found:
+        yield found
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if faulty.KILLS:
+        terminalreporter.section(
+            "merge workers killed: point, next worker, outcome, merge commits, dependants released"
+        )
+        for point, by, outcome, commits, released in faulty.KILLS:
+            terminalreporter.write_line(f"{point:32} {by:13} {outcome:44} {commits:3} {released:3}")

@@ -33,6 +33,14 @@ def head(repository: Path, rev: str = "HEAD") -> str:
     return git("rev-parse", rev, cwd=repository).strip()
 
 
+def add_hook(repository: Path, name: str, script: str) -> None:
+    """To a checkout or a bare repository."""
+    folder = (repository / ".git" if (repository / ".git").is_dir() else repository) / "hooks"
+    folder.mkdir(exist_ok=True)
+    (folder / name).write_text(script)
+    (folder / name).chmod(0o755)
+
+
 @dataclass
 class Rig:
     """One repository under management, and what its agents and its refinery do to it in a test."""

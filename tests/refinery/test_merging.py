@@ -27,7 +27,7 @@ from gastown.refinery.merging import (
 )
 from gastown.states import HoldCode
 from tests.refinery.remotes import SSH, over_http
-from tests.refinery.rig import WHO, Rig, commit, head
+from tests.refinery.rig import WHO, Rig, add_hook, commit, head
 
 
 def prepared(rig: Rig, job: MergeJob) -> Prepared:
@@ -235,11 +235,7 @@ def test_refused_by_the_remote(rig: Rig) -> None:
     job = rig.work("gt-1", {"new": "new\n"})
     outcome = prepared(rig, job)
     before = head(rig.remote, "main")
-    folder = rig.remote / "hooks" if rig.remote.suffix == ".git" else rig.remote / ".git" / "hooks"
-    folder.mkdir(exist_ok=True)
-    hook = folder / "pre-receive"
-    hook.write_text("#!/bin/sh\necho main is protected: ask Ada >&2\nexit 1\n")
-    hook.chmod(0o755)
+    add_hook(rig.remote, "pre-receive", "#!/bin/sh\necho main is protected: ask Ada >&2\nexit 1\n")
     refused = push(job, outcome)
     assert refused == PushRefused("main is protected: ask Ada (pre-receive hook declined)")
     assert head(rig.remote, "main") == before
