@@ -4,7 +4,7 @@ import contextlib
 import os
 import re
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -30,6 +30,7 @@ from gastown.store import rigs
 from gastown.store.policies import environment_of
 
 GATES_FILE_BYTES = 256 * 1024
+NONE = "none"  # instead of a preset: none any more
 TAIL_LINES = 20  # of a red gate's output
 # What is before the @ of an http URL is often a token. Elsewhere, as in ssh://git@host, a user alone is no secret.
 _LOGIN = re.compile(r"https?://[^/?#]*@|://[^/?#@]*:[^/?#]*@", re.IGNORECASE)
@@ -56,6 +57,7 @@ class Wanted:
     environment: dict[str, str] | None = field(default=None, repr=False)
     merge_method: MergeMethod | None = None
     author: str | None = None  # empty: none
+    review_agent: str | None = None  # NONE: none
     allow_red: bool = False
 
 
@@ -102,6 +104,7 @@ def add(wanted: Wanted, probe: Probe, *, progress: Callable[[str], None]) -> Add
         environment=environment,
         merge_method=wanted.merge_method or MergeMethod.MERGE,
         author=wanted.author or None,
+        review_agent=_reader(wanted.review_agent, environment),
     )
     ask(lambda session, town_id: _require_new(session, town_id, new))
     with checked(new, allow_red=wanted.allow_red, progress=progress) as (checks, mirror):
@@ -110,6 +113,17 @@ def add(wanted: Wanted, probe: Probe, *, progress: Callable[[str], None]) -> Add
     dirty = repository.dirty_paths(new.repository, new.branch)
     shown = {key: getattr(new, key) for key in ("name", "repository", "branch", "agent", "setup")}
     return Added(**shown, gates=in_order(new.gates), checks=checks, dirty=dirty)
+
+
+def _reader(name: str | None, environment: Mapping[str, str]) -> str | None:
+    """A preset whose agents read what they are told, and whose program is there. Raises NotFound or UsageError."""
+    if name is None or name == NONE:
+        return None
+    preset = agents.require_agent(name, environment, get_settings().home)
+    if preset.runs_scripts:
+        what = f"the agent {name} runs what it is told as a script, so it can read no work of others"
+        raise UsageError(what, hint="name an agent that reads its prompt")
+    return name
 
 
 def given_gates(file: str | None, commands: Sequence[str] | None) -> list[Gate] | None:
@@ -192,6 +206,7 @@ def _remove_leftovers(folder: Path) -> None:
 def given_changes(name: str, wanted: Wanted, *, progress: Callable[[str], None]) -> list[str]:
     """Have a rig take what is given now, after a check of set-up and gates; the names of what changed."""
     rig = ask(lambda session, town_id: towns.get_rig(session, town_id, name))
+    environment = environment_of(rig) if wanted.environment is None else wanted.environment
     now = NewRig(
         name=rig.name,
         repository=rig.repository,
@@ -202,15 +217,17 @@ def given_changes(name: str, wanted: Wanted, *, progress: Callable[[str], None])
         environment=environment_of(rig) if wanted.environment is None else {},
         merge_method=rig.merge_method,
         author=rig.author,
+        review_agent=rig.review_agent,
     )
     new = replace(
         now,
         agent=now.agent if wanted.agent is None else wanted.agent,
         setup=now.setup if wanted.setup is None else wanted.setup,
         gates=now.gates if wanted.gates is None else tuple(wanted.gates),
-        environment=now.environment if wanted.environment is None else wanted.environment,
+        environment=environment,
         merge_method=wanted.merge_method or now.merge_method,
         author=now.author if wanted.author is None else wanted.author or None,
+        review_agent=now.review_agent if wanted.review_agent is None else _reader(wanted.review_agent, environment),
     )
     towns.check_author(new.author)
     given = {key: value for key, value in vars(new).items() if value != getattr(now, key)}

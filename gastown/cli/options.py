@@ -10,6 +10,10 @@ from gastown.gates import MergeMethod
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 RigName = Annotated[str | None, typer.Option("--rig", "-r", metavar="RIG", help="The rig.")]
 Agent = Annotated[str | None, typer.Option("--agent", "-a", metavar="PRESET", help="The agent preset.")]
+ReviewAgent = Annotated[
+    str | None,
+    typer.Option("--review-agent", metavar="PRESET|none", help="Has to approve each result before it is merged."),
+]
 Branch = Annotated[str | None, typer.Option("--branch", "-b", help="The target of merges; default: where HEAD is.")]
 Setup = Annotated[str | None, typer.Option("--setup", metavar="CMD", help="Run first in each fresh worktree.")]
 Gates = Annotated[

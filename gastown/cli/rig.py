@@ -14,6 +14,7 @@ from gastown.cli.options import (
     GatesFile,
     Method,
     Policies,
+    ReviewAgent,
     RigName,
     Setup,
     Unset,
@@ -49,6 +50,7 @@ def add_rig(
     gates_file: GatesFile = None,
     merge_method: Method = None,
     author: Author = None,
+    review_agent: ReviewAgent = None,
     allow_red: AllowRed = False,
     as_json: AsJson = False,
 ) -> None:
@@ -66,6 +68,7 @@ def add_rig(
         gates=adding.given_gates(gates_file, gate) or (),
         merge_method=merge_method,
         author=author,
+        review_agent=review_agent,
         allow_red=allow_red,
     )
     probe = adding.look(wanted)
@@ -77,7 +80,7 @@ def add_rig(
         raise
     except Refused as error:
         given = {"--agent": agent, "--setup": setup, "--gates-file": gates_file}
-        given |= {"--merge-method": merge_method, "--author": author}
+        given |= {"--merge-method": merge_method, "--author": author, "--review-agent": review_agent}
         hint = _how_to_change(probe, [*given.items(), *(("--gate", each) for each in gate or [])])
         raise Refused(str(error), hint=hint or error.hint) from error
     if as_json:
@@ -109,6 +112,7 @@ def change_rig(
     gates_file: GatesFile = None,
     merge_method: Method = None,
     author: Author = None,
+    review_agent: ReviewAgent = None,
     no_gates: NoGates = False,
     environment: Environment = False,
     allow_red: AllowRed = False,
@@ -127,7 +131,7 @@ def change_rig(
         raise UsageError("--gate and --no-gates contradict each other", hint="give one of them")
     if policy or unset:
         _change_policy(name, policy or [], unset or [])
-        if not (agent or gates or no_gates or environment or merge_method) and setup is author is None:
+        if not (agent or gates or no_gates or environment or merge_method) and setup is author is review_agent is None:
             return
     wanted = adding.Wanted(
         repository="",
@@ -136,6 +140,7 @@ def change_rig(
         gates=() if no_gates else gates,
         merge_method=merge_method,
         author=author,
+        review_agent=review_agent,
         environment=capture(os.environ) if environment else None,
         allow_red=allow_red,
     )
@@ -224,6 +229,7 @@ def _print_rig(row: "RigRow") -> None:
         "agent": row.agent or "none: each sling names one with --agent",
         "setup": one_line(row.setup) or "none",
         "merges": row.merge_method + (f", with {one_line(row.author)} as author" if row.author else ""),
+        "reviews": f"{row.review_agent} has to approve each result" if row.review_agent else "none",
         "added": at(row.created_at),
         "beads": f"{row.open_beads} open, {row.running} running, {row.merging} merging",
         "environment": f"{row.variables} variables, as of rig add; rig set --environment takes them anew",

@@ -13,6 +13,7 @@ from gastown.db import gastown_now
 from gastown.errors import NotFound, Refused, UsageError
 from gastown.gates import Gate, MergeMethod
 from gastown.models import Bead, Node, Rig, Town
+from gastown.store import reviews
 from gastown.store.moves import record, wake
 
 RIG_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -50,6 +51,7 @@ class NewRig:
     environment: dict[str, str] = field(default_factory=dict, repr=False)
     merge_method: str = MergeMethod.MERGE
     author: str | None = None  # of the commits that merges make, as "Name <mail>"; None: who did the work
+    review_agent: str | None = None  # the preset that has to approve each result; None: none
 
 
 def add_rig(session: Session, town_id: int, new: NewRig, *, actor: str = "user") -> Rig:
@@ -105,7 +107,7 @@ def set_paused(session: Session, town_id: int, paused: bool, *, rig: str | None 
 
 def update_rig(session: Session, rig: Rig, *, actor: str = "user", **values: object) -> list[str]:
     """Change what a rig is from now on; the names of what changed. Raises UsageError for a bad author."""
-    allowed = {"agent", "setup", "gates", "environment", "merge_method", "author"}
+    allowed = {"agent", "setup", "gates", "environment", "merge_method", "author", "review_agent"}
     if values.keys() - allowed:
         raise ValueError(f"of a rig only {', '.join(sorted(allowed))} can be changed")
     if values.get("author") is not None:
@@ -117,6 +119,8 @@ def update_rig(session: Session, rig: Rig, *, actor: str = "user", **values: obj
     changed = [name for name, value in values.items() if getattr(rig, name) != value]
     for name in changed:
         setattr(rig, name, values[name])
+    if "review_agent" in changed:
+        reviews.wake_waiting(session, rig.id)
     if changed:
         record(session, rig.town_id, "rig_changed", f"rig {rig.name}: {', '.join(changed)}", actor=actor)
     return changed

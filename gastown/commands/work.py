@@ -164,6 +164,10 @@ def _retry_merge(session: Session, bead: Bead, again: bool, actor: str) -> str:
         else:
             rework.reopen_from_merge(session, bead, request, actor)
         return "its agent works on it once more, from its own commits"
+    if reviews.ask_again(session, bead):
+        wake(session, bead.id)
+        record(session, bead.town_id, "retried", "another review is asked for", actor=actor, bead_id=bead.id)
+        return "another review of it is asked for"
     if not requests.clear_hold(session, bead):
         raise Refused(f"{bead.id} is being merged: nothing holds it", hint=f"gastown why {bead.id}")
     canceled = rework.cancel_for(session, bead.id, actor, f"the merge of {bead.id} is tried again instead")

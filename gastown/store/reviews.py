@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 from gastown.models import Bead, ConvoyBranch, Dispatch, Event, MergeRequest, Rig
 from gastown.states import TERMINAL, HoldCode, MergeStatus, Purpose, Resolution, StopCode
 from gastown.store import agents, attempts, beads, looks, review_prompt, staging
-from gastown.store.moves import move, record, set_bead, wake
+from gastown.store.moves import lock_beads, move, record, set_bead, wake
 from gastown.store.orders import head_ref_of
 from gastown.store.requests import wake_next
 
@@ -65,6 +65,16 @@ def _base(session: Session, request: MergeRequest) -> str:
     return session.scalar(unmade) or request.target
 
 
+def ask_again(session: Session, bead: Bead) -> bool:
+    """Its review is over without an answer: the next look asks for another one. False: it waits for none that is."""
+    ended = select(Bead.id).where(Bead.id == MergeRequest.review_id, Bead.status.in_(TERMINAL)).exists()
+    waits = update(MergeRequest).where(MergeRequest.bead_id == bead.id, MergeRequest.status == MergeStatus.OPEN, ended)
+    dropped = session.execute(
+        waits.values(review_id=None).returning(MergeRequest.id).execution_options(synchronize_session=False)
+    )
+    return dropped.first() is not None
+
+
 def awaits_review(session: Session, request: MergeRequest) -> bool:
     """Whether its rig wants its head approved before it is merged, and nobody has."""
     asked = session.scalar(select(Rig.review_agent).where(Rig.id == request.rig_id)) is not None
@@ -85,6 +95,14 @@ def hold_for_review(session: Session, request: MergeRequest) -> bool:
         _update(session, request.id, MergeRequest.status == MergeStatus.OPEN, asked_at=None, **lifted)
     wake(session, request.bead_id)
     return True
+
+
+def wake_waiting(session: Session, rig_id: int) -> None:
+    """The rig asks for reviews from now on, or for none any more: those that wait for one are looked at."""
+    waiting = select(Bead.id).join(MergeRequest, MergeRequest.bead_id == Bead.id)
+    waiting = waiting.where(MergeRequest.rig_id == rig_id, MergeRequest.status == MergeStatus.OPEN)
+    locked = lock_beads(session, set(session.scalars(waiting.where(MergeRequest.held_code.is_(None)))))
+    wake(session, *sorted(locked))
 
 
 def request_of(session: Session, review: Bead) -> MergeRequest | None:

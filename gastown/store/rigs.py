@@ -26,6 +26,7 @@ class RigRow:
     gates: list[dict[str, Any]]  # in order, with the names of their variables instead of an environment
     merge_method: str
     author: str | None  # of the commits that merges make
+    review_agent: str | None  # the preset that has to approve each result
     paused_at: datetime | None
     created_at: datetime
     open_beads: int
@@ -57,6 +58,7 @@ def list_rigs(session: Session, town_id: int, name: str | None = None) -> list[R
             gates=[gates.shown(gate) for gate in gates.of_rig(rig.gates)],
             merge_method=rig.merge_method,
             author=rig.author,
+            review_agent=rig.review_agent,
             paused_at=rig.paused_at,
             created_at=rig.created_at,
             open_beads=beads.get(rig.id, 0),
