@@ -14,7 +14,14 @@ from gastown.models import one_of
 from gastown.states import LIVE, RELEASING, TERMINAL, BeadStatus, Verdict
 
 # verdicts in which a bead rightly sleeps until somebody wakes it
-SLEEPING = (Verdict.BLOCKED, Verdict.BLOCKER_FAILED, Verdict.HELD, Verdict.MERGE_HELD, Verdict.AWAITING_MERGE)
+SLEEPING = (
+    Verdict.BLOCKED,
+    Verdict.BLOCKER_FAILED,
+    Verdict.HELD,
+    Verdict.MERGE_HELD,
+    Verdict.AWAITING_MERGE,
+    Verdict.AWAITING_REWORK,
+)
 BATCH = 2000  # beads that one statement wakes
 TOO_LATE_S = 600  # after its lease nobody can still have a reason to look later
 LATELY = 20_000  # events: every move writes one, so a broken invariant of history shows among the newest
@@ -49,7 +56,7 @@ REASONS = {
     "never_decided": f"SELECT b.id FROM beads b WHERE {_ASLEEP} AND b.verdict IS NULL",
     "no_next_look": f"""
         SELECT b.id FROM beads b WHERE {_ASLEEP} AND (NOT ({one_of("b.verdict", SLEEPING)})
-          OR b.status <> 'in_review' AND b.verdict IN ('merge_held', 'awaiting_merge'))""",
+          OR b.status <> 'in_review' AND b.verdict IN ('merge_held', 'awaiting_merge', 'awaiting_rework'))""",
     "held_no_more": f"SELECT b.id FROM beads b WHERE {_ASLEEP} AND b.verdict = 'held' AND b.held_at IS NULL",
     "held_unseen": f"""
         SELECT b.id FROM beads b WHERE {_ASLEEP} AND b.status IN ('open', 'in_progress')
@@ -63,6 +70,13 @@ REASONS = {
     "merge_not_held": f"""
         SELECT b.id FROM beads b WHERE {_ASLEEP} AND b.status = 'in_review' AND b.held_at IS NULL
           AND EXISTS ({_REQUEST} AND NOT (m.status = 'open' AND m.held_reason IS NOT NULL AND m.look_at IS NULL))""",
+    "hold_unseen": f"""
+        SELECT b.id FROM beads b WHERE {_ASLEEP} AND b.status = 'in_review'
+          AND b.verdict IN ('awaiting_merge', 'awaiting_review') AND EXISTS ({_REQUEST} AND m.status = 'open' AND m.held_reason IS NOT NULL)""",
+    "rework_over": f"""
+        SELECT b.id FROM beads b WHERE {_ASLEEP} AND b.status = 'in_review' AND b.verdict = 'awaiting_rework'
+          AND NOT EXISTS ({_REQUEST} AND EXISTS (
+            SELECT 1 FROM beads w WHERE w.id = m.rework_id AND w.{_UNFINISHED}))""",
 }
 
 # What a constraint cannot hold. `{beads}` stands for all beads, or for those that something happened to of late.
@@ -87,11 +101,17 @@ _INVARIANTS = {
             SELECT 1 FROM merge_requests m WHERE m.bead_id = b.id AND m.status NOT IN ('closed', 'failed'))""",
     "a bead that is merged without a merged request": """
         SELECT b.id FROM {beads} b WHERE b.resolution = 'merged' AND NOT EXISTS (
-            SELECT 1 FROM dispatches d JOIN merge_requests m ON m.dispatch_id = d.id
-            WHERE d.bead_id = b.id AND m.merged_sha IS NOT NULL)""",
+            SELECT 1 FROM merge_requests m WHERE m.bead_id = b.id AND m.merged_sha IS NOT NULL)""",
     "a request that is merged while its bead is not": """
-        SELECT b.id FROM {beads} b JOIN dispatches d ON d.bead_id = b.id JOIN merge_requests m ON m.dispatch_id = d.id
+        SELECT b.id FROM {beads} b JOIN merge_requests m ON m.bead_id = b.id
         WHERE m.merged_sha IS NOT NULL AND b.resolution IS DISTINCT FROM 'merged'""",
+    "a merge request that waits for a rework of another one": """
+        SELECT m.bead_id FROM merge_requests m JOIN beads b ON b.id = m.rework_id
+        WHERE m.status NOT IN ('closed', 'failed')
+          AND (b.mr_id IS DISTINCT FROM m.id OR b.purpose NOT IN ('conflict', 'rework'))""",
+    "a rework that was done while its merge request waits for it": """
+        SELECT m.bead_id FROM merge_requests m JOIN beads b ON b.id = m.rework_id
+        WHERE m.status = 'open' AND m.held_code IS NOT NULL AND b.resolution = 'done'""",
     "an accepted done that another attempt followed before anybody asked": """
         SELECT b.id FROM {beads} b JOIN dispatches d ON d.bead_id = b.id AND d.epoch > b.attempts_from
         JOIN dispatches n ON n.bead_id = d.bead_id AND n.epoch > d.epoch WHERE d.status = 'succeeded'""",

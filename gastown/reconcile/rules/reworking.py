@@ -35,7 +35,7 @@ def rework(view: BeadView, now: datetime, policy: Policy) -> Decision | None:
     purpose = Purpose.CONFLICT if merge.held_code == HoldCode.CONFLICT else Purpose.REWORK
     action = CreateRework(merge_id=merge.id, purpose=purpose, agent=merge.rework_agent)
     reason = f"{merge.rework_agent} is to mend what holds its merge: {merge.held_reason}"
-    return Decision(Verdict.AWAITING_REWORK, reason, (action,))
+    return Decision(Verdict.AWAITING_REWORK, reason, (action,), now)  # again at once: its name is known then
 
 
 def _to_rework(view: BeadView, policy: Policy) -> MergeView | None:
