@@ -20,7 +20,7 @@ from gastown.states import (
     Resolution,
     StopCode,
 )
-from gastown.store import agents, attempts, batches, beads, escalations, landings, requests, rework
+from gastown.store import agents, attempts, batches, beads, escalations, landings, requests, reviews, rework
 from gastown.store.moves import record, set_bead, wake
 
 TITLE_CHARACTERS = 500
