@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 
 from gastown.models import Bead, MergeRequest, Rig
 from gastown.states import BeadStatus, HoldCode, MergeStatus, Strategy
-from gastown.store.moves import record, wake, wake_unlocked
+from gastown.store.moves import lock_bead, record, wake, wake_unlocked
 from gastown.store.orders import MergeOrder, order_of
 
 
@@ -124,8 +124,15 @@ def begin_push(session: Session, request: MergeRequest, along: Sequence[Along]) 
     return True
 
 
-def leave_out(session: Session, leader: MergeOrder, reasons: Mapping[str, str]) -> None:
-    """Members, by their beads, that this batch cannot bring; each is queued again, to be merged in a later one."""
+def leave_out(session: Session, leader: MergeOrder, reasons: Mapping[str, str]) -> bool:
+    """Members, by their beads, that this batch cannot bring; each is queued again, to be merged in a later one.
+
+    False: the merge is somebody else's by now.
+    """
+    lock_bead(session, leader.bead_id)
+    epoch = select(MergeRequest.merge_epoch).where(MergeRequest.id == leader.id)
+    if session.scalar(epoch) != leader.merge_epoch:
+        return False
     statement = (
         update(MergeRequest)
         .where(MergeRequest.batch_of == leader.id, MergeRequest.bead_id.in_(list(reasons)))
@@ -136,6 +143,7 @@ def leave_out(session: Session, leader: MergeOrder, reasons: Mapping[str, str]) 
     for row in rows:
         record(session, row.town_id, "merge_requeued", reasons[row.bead_id], actor="refinery", bead_id=row.bead_id)
     wake_unlocked(session, *(row.bead_id for row in rows))
+    return True
 
 
 def release(session: Session, request: MergeRequest, but: Sequence[int] = ()) -> None:

@@ -1,9 +1,6 @@
 """One merge, from the claim to the record. Every record is a compare-and-set on the merge epoch, so that whoever lost
 the lease writes nothing; a crash at any line is settled by looking at the target."""
 
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any, assert_never
 
@@ -11,7 +8,7 @@ import structlog
 
 from gastown.celery_app import app
 from gastown.db import in_transaction
-from gastown.errors import DatabaseUnavailable, Refused, TemporaryError
+from gastown.errors import Refused, TemporaryError
 from gastown.refinery import merging
 from gastown.runtimes import registry
 from gastown.settings import get_settings
@@ -19,63 +16,12 @@ from gastown.states import HoldCode, MergeStatus, Strategy
 from gastown.store import gate_runs, looks, merges
 from gastown.store.orders import MergeOrder
 from gastown.store.workers import claimer
-from gastown.tasks import publishing, shutdown
+from gastown.tasks import batches, publishing
 from gastown.tasks.base import poke
+from gastown.tasks.leases import Lease
 from gastown.tasks.mending import mender_for
 
 log = structlog.get_logger()
-
-
-class Lease:
-    """The right to this merge, beaten from a thread. `lost` is set when it is somebody else's, or cannot be renewed."""
-
-    def __init__(self, order: MergeOrder) -> None:
-        self.order = order
-        self.lost = threading.Event()
-        self._failures = 0
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._beat, name="merge-lease", daemon=True)
-
-    def _beat(self) -> None:
-        while not self._ended.wait(self.order.lease_s / 3):
-            if not self.renew():
-                return
-
-    def renew(self) -> bool:
-        """One beat. False: it is lost, and so is any further beat."""
-        try:
-            ours = self.note(None)
-        except DatabaseUnavailable:
-            self._failures += 1
-            ours = self._failures < 2  # the lease holds three beats: after two misses it is about to end
-        except Exception:  # this thread must not end without a word: the merge would go on without a lease
-            log.exception("merge_lease_raised", merge_request=self.order.id)
-            ours = False
-        else:
-            self._failures = 0
-        if not ours:
-            self.lost.set()
-        return ours
-
-    def note(self, step: str | None) -> bool:
-        return in_transaction(lambda session: merges.beat_merge(session, self.order.id, self.order.merge_epoch, step))
-
-    @contextmanager
-    def held(self) -> Iterator["Lease"]:
-        self._thread.start()
-        try:
-            yield self
-        finally:
-            self._ended.set()
-            self._thread.join()
-
-    def is_over(self) -> bool:
-        """Whether to stop before the push. A worker that shuts down leaves its merge to the next one under its name."""
-        return self.lost.is_set() or shutdown.is_near()
-
-    def on_step(self, step: str) -> None:
-        if not self.note(step):
-            self.lost.set()
 
 
 @app.task(name="gastown.merge", bind=True, max_retries=0)
@@ -136,6 +82,9 @@ def _job(order: MergeOrder) -> merging.MergeJob:
         author=order.author,
         merge_epoch=order.merge_epoch,
         staged_sha=order.staged_sha,
+        made_from=None if order.origin is None else order.origin.target,
+        made_at=None if order.origin is None else order.origin.head_sha,
+        convoy=order.convoy,
     )
 
 
@@ -149,7 +98,10 @@ def _merge(order: MergeOrder, job: merging.MergeJob, lease: Lease) -> None:
         _land(order, job, order.own_staged_sha, lease)
         return
     runtime = registry.get("process")
-    prepared = merging.prepare(job, runtime, lease.on_step, lease.is_over)
+    if order.members:
+        prepared = batches.prepare(order, [job, *map(_job, order.members)], runtime, lease)
+    else:
+        prepared = merging.prepare(job, runtime, lease.on_step, lease.is_over)
     match prepared:
         case merging.Prepared() if order.strategy is Strategy.BRANCH:
             publishing.publish(order, job, prepared)
@@ -180,13 +132,15 @@ def _settle(order: MergeOrder, job: merging.MergeJob, lease: Lease) -> None:
     """
     sha, code, reason = order.pushing_sha, HoldCode.UNREACHABLE, order.held_reason or ""
     assert sha is not None
-    if merging.contains(job, sha):
+    along = batches.pushed_along(order)
+    again = merging.Prepared(merge_sha=sha, base_sha=sha, expected_sha=sha, along=along)
+    if merging.contains(job, again.tip_sha):
         _record(order, sha)
     elif order.held_code == code:
-        in_transaction(lambda session: merges.hold(session, order, code, reason, staged_sha=sha, look_again=True))
+        gated = None if along else sha  # of a batch, only the last commit was gated
+        in_transaction(lambda session: merges.hold(session, order, code, reason, staged_sha=gated, look_again=True))
     elif not lease.is_over():  # whoever has it by now may have let a cancel in
-        again = merging.Prepared(merge_sha=sha, base_sha=sha, expected_sha=sha)
-        _close_push(order, job, again, merging.land(job, sha))
+        _close_push(order, job, again, merging.land(job, again.tip_sha))
 
 
 def _push(order: MergeOrder, job: merging.MergeJob, prepared: merging.Prepared, lease: Lease) -> None:
@@ -212,12 +166,14 @@ def _land(order: MergeOrder, job: merging.MergeJob, staged_sha: str, lease: Leas
 def _may_push(order: MergeOrder, lease: Lease, prepared: merging.Prepared) -> bool:
     """Moved to `pushing`. If not, it is merged anew: unless it is canceled, what it stood on was withdrawn."""
     sha, onto = prepared.merge_sha, prepared.expected_sha
+    along = batches.along(order, prepared)
     if lease.is_over():
         return False
-    if in_transaction(lambda session: merges.begin_push(session, order, sha, onto)):
+    if in_transaction(lambda session: merges.begin_push(session, order, sha, onto, along)):
         return True
     log.info("merge_not_wanted", merge_request=order.id)
-    withdrawn = "an earlier merge that it stood on was withdrawn; merged anew"
+    below = "one that was to be pushed with it" if along else "an earlier merge that it stood on"
+    withdrawn = f"{below} was withdrawn; merged anew"
     in_transaction(lambda session: merges.requeue(session, order, withdrawn))
     return False
 
@@ -245,12 +201,12 @@ def _close_push(
 
 
 def _stage(order: MergeOrder, job: merging.MergeJob, prepared: merging.Prepared, reason: str) -> None:
-    merging.stage(job, prepared)
-    in_transaction(
-        lambda session: merges.hold(
-            session, order, HoldCode.DIRTY_CHECKOUT, reason, staged_sha=prepared.merge_sha, look_again=True
-        )
-    )
+    """Of a batch only the last commit was gated: its merges are made and gated anew, one by one, each to wait alone."""
+    staged = None if prepared.along else prepared.merge_sha
+    if staged is not None:
+        merging.stage(job, prepared)
+    dirty = HoldCode.DIRTY_CHECKOUT
+    in_transaction(lambda session: merges.hold(session, order, dirty, reason, staged_sha=staged, look_again=True))
 
 
 def _record(order: MergeOrder, merged_sha: str) -> None:
