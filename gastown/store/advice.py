@@ -51,7 +51,7 @@ _BY_VERDICT = {
     Verdict.STOPPING: ("nothing: its attempt saves its work and ends, or is ended", "gastown logs -f {id}"),
     Verdict.AWAITING_MERGE: ("nothing: the merge queue comes to it by itself", "gastown bead show {id}"),
     Verdict.AWAITING_APPROVAL: (
-        "somebody has to merge branch gt/{id}, in whatever way; that is noticed by itself, and by a retry at once",
+        "somebody has to merge its branch into the target, in any way; that is noticed by itself, by a retry at once",
         "{merge_branch}",
     ),
     Verdict.MERGE_HELD: ("what holds its merge has to change", "gastown bead retry {id}"),
@@ -88,7 +88,7 @@ _BY_HOLD = {
     ),
     HoldCode.AWAITING_APPROVAL: _BY_VERDICT[Verdict.AWAITING_APPROVAL],
     HoldCode.BRANCH_GONE: (
-        "somebody deleted branch gt/{id} unmerged: have it published anew, or give it up (gastown bead cancel {id})",
+        "somebody deleted its branch unmerged: have it published anew, or cancel the bead",
         "gastown bead retry {id}",
     ),
     HoldCode.MERGE_ERROR: ("something unexpected stopped the merge: try it again", "gastown bead retry {id}"),
