@@ -31,6 +31,9 @@ class MergeJob:
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
     merge_epoch: int = 1
     staged_sha: str | None = None  # the tip on which earlier merges wait for a dirty checkout
+    made_from: str | None = None  # the target is a feature branch, which begins as this branch
+    made_at: str | None = None  # ... and was here after the last merge into it
+    convoy: str | None = None  # what a landing lands: a merge is recorded only if it brought something
     method: MergeMethod = MergeMethod.MERGE
     author: str | None = None  # "Name <mail>" of merge and squash commits; None: Gastown, or who made the head
     committer: str = "Gastown"
@@ -90,6 +93,7 @@ class AlreadyMerged:
     """The target has it: pushed before a crash, or by a person. `merge_sha` is the commit that brought it there."""
 
     merge_sha: str
+    tip_sha: str | None = field(default=None, compare=False)  # the head of the target, as it was looked at
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ from gastown.states import HoldCode
 SUBJECT_CHARS = 200
 SHOWN_PATHS = 10
 SHOWN_SUBJECTS = 50  # of squashed commits, in the message
-BEAD, DISPATCH, HEAD = "Gastown-Bead", "Gastown-Dispatch", "Gastown-Head"
-_OURS = re.compile(rf"({BEAD}|{DISPATCH}|{HEAD})\s*[:=#]", re.IGNORECASE)  # git takes more than it writes
+BEAD, DISPATCH, HEAD, CONVOY = "Gastown-Bead", "Gastown-Dispatch", "Gastown-Head", "Gastown-Convoy"
+_OURS = re.compile(rf"({BEAD}|{DISPATCH}|{HEAD}|{CONVOY})\s*[:=#]", re.IGNORECASE)  # git takes more than it writes
 # Whatever a person's configuration says about rebases. Their options are newer than the oldest git that works here.
 _REBASE = ("rebase.updateRefs=false", "rebase.rebaseMerges=false", "rebase.missingCommitsCheck=ignore")
 
@@ -194,7 +194,8 @@ def _one_line(text: str) -> str:
 
 def _trailers(job: MergeJob, *, last: bool = False) -> str:
     """`last`: of a commit that is not a merge, and completes one: it says which head it brings."""
-    return f"{BEAD}: {job.bead_id}\n{DISPATCH}: {job.dispatch_id}\n" + (f"{HEAD}: {job.head_sha}\n" if last else "")
+    said = {BEAD: job.bead_id, CONVOY: job.convoy, DISPATCH: job.dispatch_id, HEAD: job.head_sha if last else None}
+    return "".join(f"{name}: {value}\n" for name, value in said.items() if value)
 
 
 def _gastown(job: MergeJob) -> str:

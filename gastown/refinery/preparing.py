@@ -8,7 +8,7 @@ from gastown.agent.git import GitError
 from gastown.agent.mirror import Mirror
 from gastown.errors import RepositoryUnavailable
 from gastown.gates import MergeMethod
-from gastown.refinery import gates, making, worktrees
+from gastown.refinery import feature, gates, making, worktrees
 from gastown.refinery.jobs import (
     AlreadyMerged,
     GateRun,
@@ -90,7 +90,9 @@ def look(job: MergeJob, on_step: OnStep) -> tuple[Mirror, str] | Held:
     worktrees.remove_leftovers(worktrees.directory(job.home, job.rig_id), job.bead_id, job.merge_epoch)
     on_step("fetch")
     mirror = Mirror.open(job.home, job.rig_id, job.repository)
-    target = fetch_target(mirror, job.target)
+    target = fetch_target(mirror, job.target) if job.made_from is None else feature.ensure(mirror, job)
+    if isinstance(target, Held):
+        return target
     if target is None:
         reason = f"{job.repository} has no branch {job.target} any more"
         return Held(code=HoldCode.UNREACHABLE, reason=presentable(reason))
@@ -105,14 +107,21 @@ def missing(mirror: Mirror, job: MergeJob) -> Held | None:
     return Held(code=HoldCode.HEAD_MISSING, reason=presentable(reason))
 
 
-def already(mirror: Mirror, job: MergeJob, target: str) -> AlreadyMerged | None:
+def already(mirror: Mirror, job: MergeJob, target: str) -> AlreadyMerged | NothingLeft | None:
     brought = _brought(mirror, job, target)
-    return None if brought is None else AlreadyMerged(brought)
+    if brought is None:
+        return None
+    before = mirror.resolve(f"{brought}^1") if job.convoy else None
+    if before is not None and making.is_empty(mirror, brought, before):
+        return NothingLeft(target)
+    return AlreadyMerged(brought, target)
 
 
 def leaves_nothing(mirror: Mirror, job: MergeJob, made: str, base: str) -> bool:
-    """Whether a squash or a rebase has only what was there already; a merge still says where the work came from."""
-    return job.method is not MergeMethod.MERGE and making.is_empty(mirror, made, base)
+    """Whether a squash, a rebase or a landing has only what was there already; another merge still says where the work
+    came from."""
+    counts = job.method is not MergeMethod.MERGE or job.convoy is not None
+    return counts and making.is_empty(mirror, made, base)
 
 
 def _brought(mirror: Mirror, job: MergeJob, tip: str) -> str | None:

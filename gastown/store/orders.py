@@ -10,8 +10,8 @@ from gastown import gates
 from gastown.agent.protocol import head_ref
 from gastown.gates import Gate, MergeMethod
 from gastown.models import Bead, Dispatch, MergeRequest, Rig
-from gastown.states import Strategy
-from gastown.store import staging
+from gastown.states import Purpose, Strategy
+from gastown.store import branches, staging
 from gastown.store.policies import environment_of
 
 
@@ -39,6 +39,8 @@ class MergeOrder:
     staged_sha: str | None  # the newest such commit of others, on which this merge stacks
     pushing_sha: str | None  # an earlier worker may have pushed this one; the head itself: published it
     expected_sha: str | None  # the target's head when that began, or at the last look at what is published
+    origin: branches.Origin | None  # of a target that is a feature branch
+    convoy: str | None  # of a landing
     strategy: Strategy
     published_sha: str | None
     published_ref: str | None
@@ -70,12 +72,14 @@ def order_of(
         setup=rig.setup,
         gates=gates.of_rig(rig.gates),
         environment=environment_of(rig),
-        method=MergeMethod(rig.merge_method),
+        method=MergeMethod.MERGE if bead.purpose == Purpose.LANDING else MergeMethod(rig.merge_method),
         author=rig.author,
         own_staged_sha=request.staged_sha if stacks else None,
         staged_sha=staging.newest_staged(session, request) if stacks else None,
         pushing_sha=pushing_sha,
         expected_sha=request.expected_sha,
+        origin=branches.origin_of(session, request),
+        convoy=bead.convoy_id if bead.purpose == Purpose.LANDING else None,
         strategy=strategy,
         published_sha=request.published_sha,
         published_ref=request.published_ref,

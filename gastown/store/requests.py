@@ -5,9 +5,9 @@ from sqlalchemy.orm import Session
 
 from gastown.db import gastown_now
 from gastown.errors import Refused
-from gastown.models import Bead, Dispatch, MergeRequest, Rig
+from gastown.models import Bead, Dispatch, MergeRequest
 from gastown.states import MERGING, MergeStatus
-from gastown.store import batches, staging
+from gastown.store import batches, branches, staging
 from gastown.store.moves import MoveLost, move, wake_unlocked
 
 OPEN_REQUESTS = (MergeStatus.OPEN, *MERGING)
@@ -22,7 +22,7 @@ def open_request(session: Session, bead: Bead, dispatch: Dispatch, head_sha: str
         rig_id=bead.rig_id,
         bead_id=bead.id,
         dispatch_id=dispatch.id,
-        target=session.scalars(select(Rig.branch).where(Rig.id == bead.rig_id)).one(),
+        target=branches.target_of(session, bead),
         head_sha=head_sha,
         priority=bead.priority,
     )
