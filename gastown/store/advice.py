@@ -54,6 +54,10 @@ _BY_VERDICT = {
         "somebody has to merge its branch into the target, in any way; that is noticed by itself, by a retry at once",
         "{merge_branch}",
     ),
+    Verdict.AWAITING_REVIEW: (
+        "an agent has to approve it; when none does any more: a person, or another review after a retry",
+        "gastown mr show {id}",
+    ),
     Verdict.MERGE_HELD: ("what holds its merge has to change", "gastown bead retry {id}"),
     Verdict.LOST: ("nothing: the next tick tries again", "gastown attempts {id}"),
     Verdict.ROLLED_BACK: ("nothing: the next tick tries again", "gastown attempts {id}"),

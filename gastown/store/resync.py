@@ -21,6 +21,7 @@ SLEEPING = (
     Verdict.MERGE_HELD,
     Verdict.AWAITING_MERGE,
     Verdict.AWAITING_REWORK,
+    Verdict.AWAITING_REVIEW,
 )
 BATCH = 2000  # beads that one statement wakes
 TOO_LATE_S = 600  # after its lease nobody can still have a reason to look later
@@ -37,6 +38,10 @@ _BLOCKERS = (
 _NOT_RELEASED = f"{_BLOCKERS} ({_RELEASED}) IS NOT TRUE"
 _FAILED = f"{_BLOCKERS} {one_of('x.status', TERMINAL)} AND ({_RELEASED}) IS NOT TRUE"
 _REQUEST = "SELECT 1 FROM merge_requests m WHERE m.bead_id = b.id AND m.status NOT IN ('closed', 'failed')"
+_AWAITS_REVIEW = (
+    "m.status = 'open' AND m.review_id IS NOT NULL AND m.reviewed_sha IS DISTINCT FROM m.head_sha"
+    " AND EXISTS (SELECT 1 FROM rigs r WHERE r.id = m.rig_id AND r.review_agent IS NOT NULL)"
+)
 
 # Each with the reason why these beads ought to be awake: `b` is the bead. Whom one wakes, the next leaves out.
 REASONS = {
@@ -56,7 +61,7 @@ REASONS = {
     "never_decided": f"SELECT b.id FROM beads b WHERE {_ASLEEP} AND b.verdict IS NULL",
     "no_next_look": f"""
         SELECT b.id FROM beads b WHERE {_ASLEEP} AND (NOT ({one_of("b.verdict", SLEEPING)})
-          OR b.status <> 'in_review' AND b.verdict IN ('merge_held', 'awaiting_merge', 'awaiting_rework'))""",
+          OR b.status <> 'in_review' AND b.verdict IN ('merge_held', 'awaiting_merge', 'awaiting_rework', 'awaiting_review'))""",
     "held_no_more": f"SELECT b.id FROM beads b WHERE {_ASLEEP} AND b.verdict = 'held' AND b.held_at IS NULL",
     "held_unseen": f"""
         SELECT b.id FROM beads b WHERE {_ASLEEP} AND b.status IN ('open', 'in_progress')
@@ -69,7 +74,11 @@ REASONS = {
         SELECT b.id FROM beads b WHERE {_ASLEEP} AND b.verdict = 'blocker_failed' AND NOT EXISTS ({_FAILED})""",
     "merge_not_held": f"""
         SELECT b.id FROM beads b WHERE {_ASLEEP} AND b.status = 'in_review' AND b.held_at IS NULL
-          AND EXISTS ({_REQUEST} AND NOT (m.status = 'open' AND m.held_reason IS NOT NULL AND m.look_at IS NULL))""",
+          AND EXISTS ({_REQUEST} AND NOT (m.status = 'open' AND m.held_reason IS NOT NULL AND m.look_at IS NULL)
+          AND NOT (b.verdict = 'awaiting_review' AND {_AWAITS_REVIEW}))""",
+    "review_over_unseen": f"""
+        SELECT b.id FROM beads b WHERE {_ASLEEP} AND b.verdict = 'awaiting_review' AND EXISTS (
+            {_REQUEST} AND EXISTS (SELECT 1 FROM beads x WHERE x.id = m.review_id AND x.closed_at > b.looked_at))""",
     "hold_unseen": f"""
         SELECT b.id FROM beads b WHERE {_ASLEEP} AND b.status = 'in_review'
           AND b.verdict IN ('awaiting_merge', 'awaiting_review') AND EXISTS ({_REQUEST} AND m.status = 'open' AND m.held_reason IS NOT NULL)""",

@@ -72,4 +72,4 @@ def ask_review(view: BeadView, now: datetime, policy: Policy) -> Decision | None
     if merge is None or merge.review_agent is None or merge.reviewed or merge.status in MERGING:
         return None
     action = CreateReview(merge_id=merge.id, agent=merge.review_agent)
-    return Decision(Verdict.AWAITING_REVIEW, f"{merge.review_agent} is to review it", (action,))
+    return Decision(Verdict.AWAITING_REVIEW, f"{merge.review_agent} is to review it", (action,), now)
