@@ -14,15 +14,8 @@ from gastown.models import one_of
 from gastown.states import LIVE, RELEASING, TERMINAL, BeadStatus, Verdict
 
 # verdicts in which a bead rightly sleeps until somebody wakes it
-SLEEPING = (
-    Verdict.BLOCKED,
-    Verdict.BLOCKER_FAILED,
-    Verdict.HELD,
-    Verdict.MERGE_HELD,
-    Verdict.AWAITING_MERGE,
-    Verdict.AWAITING_REWORK,
-    Verdict.AWAITING_REVIEW,
-)
+OF_MERGES = (Verdict.MERGE_HELD, Verdict.AWAITING_MERGE, Verdict.AWAITING_REWORK, Verdict.AWAITING_REVIEW)
+SLEEPING = (Verdict.BLOCKED, Verdict.BLOCKER_FAILED, Verdict.HELD, *OF_MERGES)
 BATCH = 2000  # beads that one statement wakes
 TOO_LATE_S = 600  # after its lease nobody can still have a reason to look later
 LATELY = 20_000  # events: every move writes one, so a broken invariant of history shows among the newest
@@ -61,7 +54,7 @@ REASONS = {
     "never_decided": f"SELECT b.id FROM beads b WHERE {_ASLEEP} AND b.verdict IS NULL",
     "no_next_look": f"""
         SELECT b.id FROM beads b WHERE {_ASLEEP} AND (NOT ({one_of("b.verdict", SLEEPING)})
-          OR b.status <> 'in_review' AND b.verdict IN ('merge_held', 'awaiting_merge', 'awaiting_rework', 'awaiting_review'))""",
+          OR b.status <> 'in_review' AND {one_of("b.verdict", OF_MERGES)})""",
     "held_no_more": f"SELECT b.id FROM beads b WHERE {_ASLEEP} AND b.verdict = 'held' AND b.held_at IS NULL",
     "held_unseen": f"""
         SELECT b.id FROM beads b WHERE {_ASLEEP} AND b.status IN ('open', 'in_progress')
