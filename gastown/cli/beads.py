@@ -105,6 +105,8 @@ def print_detail(detail: BeadDetail) -> None:
     ended = f", ended {at(row.closed_at)}" if row.closed_at else ""
     began = f", first attempt {at(row.started_at)}" if row.started_at else ""
     screen.say(f"  made {at(row.created_at)}{began}{ended}")
+    if detail.made_for is not None:
+        screen.say(f"  made for the merge of {detail.made_for} ({detail.purpose})")
     if row.labels:
         screen.say(f"  labels: {', '.join(one_line(each) for each in row.labels)}")
     if row.status == BeadStatus.FAILED:
@@ -123,6 +125,7 @@ def print_detail(detail: BeadDetail) -> None:
     if detail.merge is not None:
         _section("merge")
         _print_merge(detail.merge)
+    _neighbours("made for its merge", detail.made)
     _section("last events")
     print_events(detail.events, with_bead=False)
     if not row.terminal or row.status == BeadStatus.FAILED:
@@ -168,6 +171,8 @@ def _print_merge(merge: MergeRow) -> None:
     screen.say(f"  {merge.status.replace('_', ' ')}{step}: {merge.head_sha[:12]} into {merge.target}")
     if merge.held_reason:
         screen.say(f"  held ({merge.held_code}): {one_line(merge.held_reason)}")
+    if merge.rounds:
+        screen.say(f"  {count(merge.rounds, 'round')} of rework so far")
     if merge.held_output:
         _indented(merge.held_output, OUTPUT_LINES, tail=True)
     _print_gates(merge.gate_runs or [])

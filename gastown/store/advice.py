@@ -3,7 +3,7 @@
 import shlex
 from dataclasses import dataclass
 
-from gastown.states import BeadStatus, HoldCode, Resolution, Verdict
+from gastown.states import REWORKED, BeadStatus, HoldCode, Resolution, Verdict
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,10 @@ _BY_VERDICT = {
     Verdict.AWAITING_REVIEW: (
         "an agent has to approve it; when none does any more: a person, or another review after a retry",
         "gastown mr show {id}",
+    ),
+    Verdict.AWAITING_REWORK: (
+        "nothing: an agent mends what holds its merge, and then that goes on; a retry tries the merge as it is",
+        "gastown bead show {id}",
     ),
     Verdict.MERGE_HELD: ("what holds its merge has to change", "gastown bead retry {id}"),
     Verdict.LOST: ("nothing: the next tick tries again", "gastown attempts {id}"),
@@ -166,8 +170,10 @@ def needs_a_person(
     status: str, verdict: str | None, *, live: bool, held_by_hand: bool = False, held_code: str | None = None
 ) -> bool:
     """Whether this bead goes on only when somebody does something."""
-    if status == BeadStatus.FAILED or held_code in BY_HAND:
+    if status == BeadStatus.FAILED:
         return True
+    if held_code in BY_HAND and not (held_code in REWORKED and verdict != Verdict.MERGE_HELD):
+        return True  # what an agent may mend waits for a person only when the rules have said so
     if status in (BeadStatus.CLOSED, BeadStatus.IN_REVIEW) or live:
         return False
     return held_by_hand or verdict in (Verdict.BLOCKER_FAILED, Verdict.PAUSED, Verdict.MISCONFIGURED)

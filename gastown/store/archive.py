@@ -55,8 +55,9 @@ def standings(session: Session, rig_id: int, bead_ids: Collection[str], keep_day
     for attempt in session.execute(attempts.where(Dispatch.bead_id.in_(list(found)))):
         found[attempt.bead_id].ended[attempt.epoch] = None if attempt.status in LIVE else attempt.ended_at
     unfinished = MergeRequest.status.not_in((MergeStatus.CLOSED, MergeStatus.FAILED))
-    merges = select(MergeRequest.bead_id, Dispatch.epoch).join(Dispatch, Dispatch.id == MergeRequest.dispatch_id)
-    for wanted in session.execute(merges.where(MergeRequest.bead_id.in_(list(found)), unfinished)):
+    # the head may be that of a rework bead, which is over long before it is merged
+    merges = select(Dispatch.bead_id, Dispatch.epoch).join(MergeRequest, Dispatch.id == MergeRequest.dispatch_id)
+    for wanted in session.execute(merges.where(Dispatch.bead_id.in_(list(found)), unfinished)):
         found[wanted.bead_id].wanted.add(wanted.epoch)
     return found
 

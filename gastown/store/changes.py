@@ -8,7 +8,7 @@ from sqlalchemy.orm import Session
 from gastown.agent.protocol import head_ref, wip_ref
 from gastown.errors import NotFound, Refused
 from gastown.models import Bead, Dispatch, MergeRequest, Rig
-from gastown.states import LIVE
+from gastown.states import LIVE, MergeStatus
 from gastown.store.beads import get_bead
 
 
@@ -42,6 +42,10 @@ def change_of(session: Session, town_id: int, bead_id: str, epoch: int | None = 
     request = session.scalar(merged)
     if request is not None:
         return _of_merge(session, request)
+    waiting = session.scalar(of_bead.where(MergeRequest.status.not_in((MergeStatus.CLOSED, MergeStatus.FAILED))))
+    if waiting is not None and waiting.dispatch_id is not None:
+        made_by = session.get_one(Dispatch, waiting.dispatch_id)  # after rework, an attempt on another bead
+        return _of_attempt(session, session.get_one(Bead, made_by.bead_id), made_by)
     rows = list(session.scalars(attempts))
     if not rows:
         raise Refused(f"there is no attempt on {bead.id} yet, so nothing is changed", hint=f"gastown why {bead.id}")
@@ -50,16 +54,16 @@ def change_of(session: Session, town_id: int, bead_id: str, epoch: int | None = 
 
 
 def _of_merge(session: Session, request: MergeRequest) -> ChangeRow:
-    dispatch = session.get_one(Dispatch, request.dispatch_id)
+    dispatch = None if request.dispatch_id is None else session.get_one(Dispatch, request.dispatch_id)
     itself = request.merged_sha == request.head_sha  # somebody fast-forwarded the target to it
     return ChangeRow(
         rig_id=request.rig_id,
         repository=session.get_one(Rig, request.rig_id).repository,
         target=request.target,
-        dispatch_id=str(request.dispatch_id),
+        dispatch_id=str(request.dispatch_id or ""),
         what=f"{request.bead_id}, merged into {request.target} as",
         sha=request.merged_sha or request.head_sha,
-        base_sha=dispatch.base_sha,
+        base_sha=None if dispatch is None else dispatch.base_sha,
         merged_sha=None if itself else request.merged_sha,
         refs=(f"refs/heads/{request.target}",),
     )

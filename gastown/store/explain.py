@@ -153,8 +153,7 @@ def _ending(session: Session, bead: LoadedBead) -> str:
     if bead.status == BeadStatus.FAILED:
         return f"{bead.failure_code}: {bead.failure_message or 'no message'}"
     if bead.resolution == Resolution.MERGED:
-        query = select(MergeRequest.target, MergeRequest.merged_sha)
-        query = query.join(Dispatch, Dispatch.id == MergeRequest.dispatch_id).where(Dispatch.bead_id == bead.id)
+        query = select(MergeRequest.target, MergeRequest.merged_sha).where(MergeRequest.bead_id == bead.id)
         merged = session.execute(query.where(MergeRequest.merged_sha.is_not(None)).limit(1)).first()
         if merged is not None:
             return f"merged into {merged.target} as {merged.merged_sha[:12]}"

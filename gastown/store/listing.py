@@ -197,10 +197,11 @@ def _neighbours(session: Session, wanted: Any, edges: ColumnElement[bool]) -> li
 
 
 def _select_beads() -> Select[*tuple[Any, ...]]:
-    """Each bead with its rig, its last attempt and the merge request that is under way."""
+    """Each bead with its rig, its last attempt and its last merge request."""
     newest = select(Dispatch).where(Dispatch.bead_id == Bead.id).order_by(Dispatch.epoch.desc()).limit(1).lateral()
     attempt = aliased(Dispatch, newest)
-    merge = aliased(MergeRequest)  # a newer attempt is made only after the merge request of an older one is closed
+    requests = select(MergeRequest).where(MergeRequest.bead_id == Bead.id)
+    merge = aliased(MergeRequest, requests.order_by(MergeRequest.id.desc()).limit(1).lateral())
     return (
         select(
             Bead,
@@ -219,7 +220,7 @@ def _select_beads() -> Select[*tuple[Any, ...]]:
         .join(Rig, Rig.id == Bead.rig_id)
         .outerjoin(attempt, true())
         .outerjoin(Agent, Agent.id == attempt.agent_id)
-        .outerjoin(merge, merge.dispatch_id == attempt.id)
+        .outerjoin(merge, true())
     )
 
 
