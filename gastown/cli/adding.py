@@ -26,6 +26,7 @@ from gastown.refinery.gates import GateResult
 from gastown.refinery.repository import Probe
 from gastown.runtimes import registry
 from gastown.settings import get_settings
+from gastown.states import Strategy
 from gastown.store import rigs
 from gastown.store.policies import environment_of
 
@@ -55,6 +56,7 @@ class Wanted:
     setup: str | None = None
     gates: Sequence[Gate] | None = None
     environment: dict[str, str] | None = field(default=None, repr=False)
+    strategy: Strategy | None = None
     merge_method: MergeMethod | None = None
     author: str | None = None  # empty: none
     review_agent: str | None = None  # NONE: none
@@ -102,6 +104,7 @@ def add(wanted: Wanted, probe: Probe, *, progress: Callable[[str], None]) -> Add
         setup=wanted.setup or "",
         gates=wanted.gates or (),
         environment=environment,
+        strategy=wanted.strategy or Strategy.DIRECT,
         merge_method=wanted.merge_method or MergeMethod.MERGE,
         author=wanted.author or None,
         review_agent=_reader(wanted.review_agent, environment),
@@ -132,6 +135,16 @@ def given_gates(file: str | None, commands: Sequence[str] | None) -> list[Gate] 
         return None
     text = "" if file is None else reading.read_text(file, GATES_FILE_BYTES)
     return gate_files.gates_of("standard input" if file == "-" else file, text, commands or ())
+
+
+def strategy_of(text: str | None) -> Strategy | None:
+    """What `--merge` names. Raises UsageError."""
+    if text == "pr":
+        branch = "--merge branch: open pull requests from the branches that it pushes; their merge is noticed"
+        raise UsageError("gastown opens no pull requests yet", hint=branch)
+    if text is not None and text not in set(Strategy):
+        raise UsageError(f"nothing is merged {text[:40]!r}", hint=f"--merge {' or --merge '.join(Strategy)}")
+    return None if text is None else Strategy(text)
 
 
 def default_name(place: str) -> str:
@@ -215,6 +228,7 @@ def given_changes(name: str, wanted: Wanted, *, progress: Callable[[str], None])
         setup=rig.setup,
         gates=of_rig(rig.gates),
         environment=environment_of(rig) if wanted.environment is None else {},
+        strategy=rig.strategy,
         merge_method=rig.merge_method,
         author=rig.author,
         review_agent=rig.review_agent,
@@ -225,6 +239,7 @@ def given_changes(name: str, wanted: Wanted, *, progress: Callable[[str], None])
         setup=now.setup if wanted.setup is None else wanted.setup,
         gates=now.gates if wanted.gates is None else tuple(wanted.gates),
         environment=environment,
+        strategy=wanted.strategy or now.strategy,
         merge_method=wanted.merge_method or now.merge_method,
         author=now.author if wanted.author is None else wanted.author or None,
         review_agent=now.review_agent if wanted.review_agent is None else _reader(wanted.review_agent, environment),

@@ -29,6 +29,12 @@ Method = Annotated[
     MergeMethod | None,
     typer.Option("--merge-method", help="What the target gets: a merge commit, one commit, or the commits anew."),
 ]
+Merge = Annotated[
+    str | None,
+    typer.Option(
+        "--merge", metavar="direct|branch", help="Gastown merges, or pushes branch gt/BEAD for a person to merge."
+    ),
+]
 Author = Annotated[
     str | None,
     typer.Option("--author", metavar="'NAME <MAIL>'", help="Of merge and squash commits; '' for who did the work."),

@@ -12,6 +12,7 @@ from gastown.cli.options import (
     Branch,
     Gates,
     GatesFile,
+    Merge,
     Method,
     Policies,
     ReviewAgent,
@@ -48,6 +49,7 @@ def add_rig(
     setup: Setup = None,
     gate: Gates = None,
     gates_file: GatesFile = None,
+    merge: Merge = None,
     merge_method: Method = None,
     author: Author = None,
     review_agent: ReviewAgent = None,
@@ -66,6 +68,7 @@ def add_rig(
         agent=agent,
         setup=setup,
         gates=adding.given_gates(gates_file, gate) or (),
+        strategy=adding.strategy_of(merge),
         merge_method=merge_method,
         author=author,
         review_agent=review_agent,
@@ -80,7 +83,7 @@ def add_rig(
         raise
     except Refused as error:
         given = {"--agent": agent, "--setup": setup, "--gates-file": gates_file}
-        given |= {"--merge-method": merge_method, "--author": author, "--review-agent": review_agent}
+        given |= {"--merge": merge, "--merge-method": merge_method, "--author": author, "--review-agent": review_agent}
         hint = _how_to_change(probe, [*given.items(), *(("--gate", each) for each in gate or [])])
         raise Refused(str(error), hint=hint or error.hint) from error
     if as_json:
@@ -110,6 +113,7 @@ def change_rig(
     setup: Setup = None,
     gate: Gates = None,
     gates_file: GatesFile = None,
+    merge: Merge = None,
     merge_method: Method = None,
     author: Author = None,
     review_agent: ReviewAgent = None,
@@ -131,13 +135,17 @@ def change_rig(
         raise UsageError("--gate and --no-gates contradict each other", hint="give one of them")
     if policy or unset:
         _change_policy(name, policy or [], unset or [])
-        if not (agent or gates or no_gates or environment or merge_method) and setup is author is review_agent is None:
+        if (
+            not (agent or gates or no_gates or environment or merge or merge_method)
+            and setup is author is review_agent is None
+        ):
             return
     wanted = adding.Wanted(
         repository="",
         agent=agent,
         setup=setup,
         gates=() if no_gates else gates,
+        strategy=adding.strategy_of(merge),
         merge_method=merge_method,
         author=author,
         review_agent=review_agent,
@@ -228,7 +236,7 @@ def _print_rig(row: "RigRow") -> None:
         "branch": row.branch,
         "agent": row.agent or "none: each sling names one with --agent",
         "setup": one_line(row.setup) or "none",
-        "merges": row.merge_method + (f", with {one_line(row.author)} as author" if row.author else ""),
+        "merges": _merges(row),
         "reviews": f"{row.review_agent} has to approve each result" if row.review_agent else "none",
         "added": at(row.created_at),
         "beads": f"{row.open_beads} open, {row.running} running, {row.merging} merging",
@@ -244,6 +252,14 @@ def _print_rig(row: "RigRow") -> None:
         screen.say(f"  {'policy':<11} {one_line(key)} = {one_line(str(value), 100)}")
     if row.wrong:
         screen.say(f"  {'WRONG':<11} nothing is started: {one_line(row.wrong, 300)}")
+
+
+def _merges(row: "RigRow") -> str:
+    from gastown.cli.words import one_line
+    from gastown.states import Strategy
+
+    by_hand = "by hand: each result is pushed as branch gt/BEAD; tried as " if row.strategy == Strategy.BRANCH else ""
+    return by_hand + row.merge_method + (f", with {one_line(row.author)} as author" if row.author else "")
 
 
 def _gate(gate: "Mapping[str, Any]") -> str:

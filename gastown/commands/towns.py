@@ -13,6 +13,7 @@ from gastown.db import gastown_now
 from gastown.errors import NotFound, Refused, UsageError
 from gastown.gates import Gate, MergeMethod
 from gastown.models import Bead, Node, Rig, Town
+from gastown.states import Strategy
 from gastown.store import reviews
 from gastown.store.moves import record, wake
 
@@ -49,6 +50,7 @@ class NewRig:
     setup: str = ""
     gates: Sequence[Gate | str] = ()  # a bare command is a gate with a name made from it
     environment: dict[str, str] = field(default_factory=dict, repr=False)
+    strategy: str = Strategy.DIRECT
     merge_method: str = MergeMethod.MERGE
     author: str | None = None  # of the commits that merges make, as "Name <mail>"; None: who did the work
     review_agent: str | None = None  # the preset that has to approve each result; None: none
@@ -107,7 +109,7 @@ def set_paused(session: Session, town_id: int, paused: bool, *, rig: str | None 
 
 def update_rig(session: Session, rig: Rig, *, actor: str = "user", **values: object) -> list[str]:
     """Change what a rig is from now on; the names of what changed. Raises UsageError for a bad author."""
-    allowed = {"agent", "setup", "gates", "environment", "merge_method", "author", "review_agent"}
+    allowed = {"agent", "setup", "gates", "environment", "strategy", "merge_method", "author", "review_agent"}
     if values.keys() - allowed:
         raise ValueError(f"of a rig only {', '.join(sorted(allowed))} can be changed")
     if values.get("author") is not None:

@@ -24,6 +24,7 @@ class RigRow:
     agent: str | None
     setup: str
     gates: list[dict[str, Any]]  # in order, with the names of their variables instead of an environment
+    strategy: str
     merge_method: str
     author: str | None  # of the commits that merges make
     review_agent: str | None  # the preset that has to approve each result
@@ -56,6 +57,7 @@ def list_rigs(session: Session, town_id: int, name: str | None = None) -> list[R
             agent=rig.agent,
             setup=rig.setup,
             gates=[gates.shown(gate) for gate in gates.of_rig(rig.gates)],
+            strategy=rig.strategy,
             merge_method=rig.merge_method,
             author=rig.author,
             review_agent=rig.review_agent,
