@@ -11,7 +11,7 @@ from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from gastown.models import one_of
-from gastown.states import LIVE, RELEASING, TERMINAL, BeadStatus, Verdict
+from gastown.states import LIVE, MERGING, RELEASING, TERMINAL, BeadStatus, Verdict
 
 # verdicts in which a bead rightly sleeps until somebody wakes it
 OF_MERGES = (Verdict.MERGE_HELD, Verdict.AWAITING_MERGE, Verdict.AWAITING_REWORK, Verdict.AWAITING_REVIEW)
@@ -31,6 +31,11 @@ _BLOCKERS = (
 _NOT_RELEASED = f"{_BLOCKERS} ({_RELEASED}) IS NOT TRUE"
 _FAILED = f"{_BLOCKERS} {one_of('x.status', TERMINAL)} AND ({_RELEASED}) IS NOT TRUE"
 _REQUEST = "SELECT 1 FROM merge_requests m WHERE m.bead_id = b.id AND m.status NOT IN ('closed', 'failed')"
+_MEMBER = (
+    "SELECT 1 FROM beads m WHERE m.convoy_id = b.convoy_id AND m.rig_id = b.rig_id AND m.purpose IS NULL"
+    " AND b.purpose = 'landing' AND "
+)
+_CONVOY = "SELECT 1 FROM convoys c WHERE c.id = b.convoy_id AND "
 _AWAITS_REVIEW = (
     "m.status = 'open' AND m.review_id IS NOT NULL AND m.reviewed_sha IS DISTINCT FROM m.head_sha"
     " AND EXISTS (SELECT 1 FROM rigs r WHERE r.id = m.rig_id AND r.review_agent IS NOT NULL)"
@@ -55,6 +60,22 @@ REASONS = {
     "no_next_look": f"""
         SELECT b.id FROM beads b WHERE {_ASLEEP} AND (NOT ({one_of("b.verdict", SLEEPING)})
           OR b.status <> 'in_review' AND {one_of("b.verdict", OF_MERGES)})""",
+    "started_unseen": f"""
+        SELECT b.id FROM beads b WHERE {_ASLEEP} AND b.verdict = 'staged' AND NOT EXISTS ({_CONVOY} c.status = 'staged')""",
+    "members_over": f"""
+        SELECT b.id FROM beads b WHERE {_ASLEEP} AND b.verdict = 'awaiting_members'
+          AND NOT EXISTS ({_MEMBER} NOT m.{one_of("status", TERMINAL)})""",
+    "member_failed_unseen": f"""
+        SELECT b.id FROM beads b WHERE {_ASLEEP} AND b.verdict = 'awaiting_members'
+          AND EXISTS ({_MEMBER} m.status = 'failed') AND EXISTS ({_CONVOY} c.partial_at IS NULL)""",
+    "no_member_failed": f"""
+        SELECT b.id FROM beads b WHERE {_ASLEEP} AND b.verdict = 'member_failed'
+          AND (NOT EXISTS ({_MEMBER} m.status = 'failed') OR EXISTS ({_CONVOY} c.partial_at IS NOT NULL))""",
+    "convoy_not_ended": f"""
+        SELECT b.id FROM convoys c JOIN beads b ON b.convoy_id = c.id AND b.purpose = 'landing'
+        WHERE c.status IN ('open', 'landing') AND b.wake_at IS NULL AND {one_of("b.status", TERMINAL)}
+          AND NOT EXISTS (SELECT 1 FROM beads o WHERE o.convoy_id = c.id AND o.purpose = 'landing'
+            AND NOT o.{one_of("status", TERMINAL)})""",
     "held_no_more": f"SELECT b.id FROM beads b WHERE {_ASLEEP} AND b.verdict = 'held' AND b.held_at IS NULL",
     "held_unseen": f"""
         SELECT b.id FROM beads b WHERE {_ASLEEP} AND b.status IN ('open', 'in_progress')
@@ -73,8 +94,9 @@ REASONS = {
         SELECT b.id FROM beads b WHERE {_ASLEEP} AND b.verdict = 'awaiting_review' AND EXISTS (
             {_REQUEST} AND EXISTS (SELECT 1 FROM beads x WHERE x.id = m.review_id AND x.closed_at > b.looked_at))""",
     "hold_unseen": f"""
-        SELECT b.id FROM beads b WHERE {_ASLEEP} AND b.status = 'in_review'
-          AND b.verdict IN ('awaiting_merge', 'awaiting_review') AND EXISTS ({_REQUEST} AND m.status = 'open' AND m.held_reason IS NOT NULL)""",
+        SELECT b.id FROM beads b
+        WHERE {_ASLEEP} AND b.status = 'in_review' AND b.verdict IN ('awaiting_merge', 'awaiting_review')
+          AND EXISTS ({_REQUEST} AND m.status = 'open' AND m.held_reason IS NOT NULL)""",
     "rework_over": f"""
         SELECT b.id FROM beads b WHERE {_ASLEEP} AND b.status = 'in_review' AND b.verdict = 'awaiting_rework'
           AND NOT EXISTS ({_REQUEST} AND EXISTS (
@@ -114,6 +136,9 @@ _INVARIANTS = {
     "a rework that was done while its merge request waits for it": """
         SELECT m.bead_id FROM merge_requests m JOIN beads b ON b.id = m.rework_id
         WHERE m.status = 'open' AND m.held_code IS NOT NULL AND b.resolution = 'done'""",
+    "a merge request in a batch that nobody merges": f"""
+        SELECT m.bead_id FROM merge_requests m JOIN merge_requests l ON l.id = m.batch_of
+        WHERE NOT l.{one_of("status", MERGING)} OR (l.rig_id, l.target) <> (m.rig_id, m.target)""",
     "an accepted done that another attempt followed before anybody asked": """
         SELECT b.id FROM {beads} b JOIN dispatches d ON d.bead_id = b.id AND d.epoch > b.attempts_from
         JOIN dispatches n ON n.bead_id = d.bead_id AND n.epoch > d.epoch WHERE d.status = 'succeeded'""",

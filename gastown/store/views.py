@@ -63,7 +63,7 @@ LEFT JOIN merge_requests merge ON merge.bead_id = b.id AND merge.status NOT IN (
 LEFT JOIN rigs rig ON rig.id = merge.rig_id
 LEFT JOIN beads rework ON rework.id = merge.rework_id
 LEFT JOIN beads review ON review.id = merge.review_id
-LEFT JOIN merge_requests batch ON batch.id = merge.batch_of
+LEFT JOIN merge_requests batch ON batch.id = merge.batch_of AND batch.{one_of("status", MERGING)}
 LEFT JOIN merge_requests reads ON reads.id = b.mr_id
 LEFT JOIN convoys convoy ON convoy.id = b.convoy_id
 LEFT JOIN convoy_branches path ON path.convoy_id = b.convoy_id AND path.rig_id = b.rig_id AND b.purpose = 'landing'
@@ -73,10 +73,12 @@ LEFT JOIN LATERAL (
                 'released', count(*) FILTER (WHERE m.{one_of("resolution", RELEASING)}),
                 'canceled', count(*) FILTER (WHERE m.resolution = '{Resolution.CANCELED}'),
                 'failed', count(*) FILTER (WHERE m.status = '{BeadStatus.FAILED}'),
-                'stuck', count(*) FILTER (WHERE NOT m.{IS_TERMINAL} AND m.verdict = '{Verdict.BLOCKER_FAILED}'),
+                'stuck', count(*) FILTER (WHERE m.status IN ('open', 'in_progress')
+                    AND m.verdict = '{Verdict.BLOCKER_FAILED}'),
                 'failures', (array_agg(m.id ORDER BY m.id) FILTER (WHERE m.status = '{BeadStatus.FAILED}'))[1:20])
             FROM beads m WHERE m.convoy_id = b.convoy_id AND m.rig_id = b.rig_id AND m.purpose IS NULL) AS members,
-           (SELECT count(*) FROM merge_requests r WHERE r.bead_id = b.id) AS attempts,
+           (SELECT count(*) - b.attempts_from FROM merge_requests r
+            WHERE r.bead_id = b.id AND r.status = 'failed') AS attempts,
            (SELECT bool_and(o.{IS_TERMINAL}) FROM beads o
             WHERE o.convoy_id = b.convoy_id AND o.purpose = 'landing' AND o.id <> b.id) AS others_over
 ) track ON b.purpose = 'landing'
