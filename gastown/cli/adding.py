@@ -113,7 +113,8 @@ def add(wanted: Wanted, probe: Probe, *, progress: Callable[[str], None]) -> Add
     with checked(new, allow_red=wanted.allow_red, progress=progress) as (checks, mirror):
         rig_id = ask(lambda session, town_id: _insert(session, town_id, new))
         _keep_mirror(mirror, rig_id)
-    dirty = repository.dirty_paths(new.repository, new.branch)
+    direct = new.strategy == Strategy.DIRECT  # else nothing of Gastown's comes into the checkout
+    dirty = repository.dirty_paths(new.repository, new.branch) if direct else []
     shown = {key: getattr(new, key) for key in ("name", "repository", "branch", "agent", "setup")}
     return Added(**shown, gates=in_order(new.gates), checks=checks, dirty=dirty)
 

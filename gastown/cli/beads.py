@@ -9,7 +9,7 @@ from rich.table import Table
 from gastown.cli import screen
 from gastown.cli.screen import Cell
 from gastown.cli.words import at, block, count, in_short, one_line, size, span
-from gastown.states import LIVE, BeadStatus, Verdict
+from gastown.states import LIVE, BeadStatus, HoldCode, Verdict
 from gastown.store.detail import BeadDetail, MergeRow
 from gastown.store.listing import AttemptRow, BeadRow, EventRow, NeighbourRow
 
@@ -23,7 +23,8 @@ def state_of(row: BeadRow) -> str:
     if row.resolution is not None:
         return row.resolution
     if row.status == BeadStatus.IN_REVIEW:
-        return "merge held" if row.held_code else "merging"
+        by_hand = row.held_code == HoldCode.AWAITING_APPROVAL
+        return "yours to merge" if by_hand else "merge held" if row.held_code else "merging"
     if row.held_by_hand:
         return "held"
     if row.status == BeadStatus.IN_PROGRESS:

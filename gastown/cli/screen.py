@@ -28,6 +28,7 @@ _COLOURS = {
     DispatchStatus.ROLLED_BACK: "yellow",
     DispatchStatus.LOST: "yellow",
     "merge held": "yellow",
+    "yours to merge": "yellow",
     "retrying": "yellow",
     Verdict.HELD: "yellow",
     Verdict.BLOCKER_FAILED: "yellow",

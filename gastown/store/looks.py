@@ -13,7 +13,14 @@ from gastown.store.policies import policy_of
 
 HELD = "merge_held"  # the event that begins a wait
 AT_MOST_S = 300.0  # each look at a remote is a fetch or a push
+APPROVAL_AT_MOST_S = 60.0  # a look at what a person has to merge lists two branches, mostly
 CHECKOUT_AT_MOST_S = 30.0  # a look at a checkout is cheap, and whoever cleaned it up waits for the merge
+
+_AT_MOST_S = {
+    HoldCode.DIRTY_CHECKOUT: CHECKOUT_AT_MOST_S,
+    HoldCode.AWAITING_APPROVAL: APPROVAL_AT_MOST_S,
+    HoldCode.BRANCH_GONE: APPROVAL_AT_MOST_S,
+}
 
 
 def is_same(request: MergeRequest, code: HoldCode, reason: str) -> bool:
@@ -41,7 +48,7 @@ def hold_back(session: Session, merge_id: int, reason: str) -> None:
 def next_look(session: Session, request: MergeRequest, code: HoldCode, reason: str, look_s: float) -> datetime:
     """After as long as it has been held by now: 10, 10, 20, 40, ... s with a `look_s` of 10."""
     now = session.scalars(select(gastown_now())).one()
-    longest = max(look_s, CHECKOUT_AT_MOST_S if code is HoldCode.DIRTY_CHECKOUT else AT_MOST_S)
+    longest = max(look_s, _AT_MOST_S.get(code, AT_MOST_S))
     if not is_same(request, code, reason):
         return now + timedelta(seconds=look_s)
     began = select(Event.at).where(Event.bead_id == request.bead_id, Event.kind == HELD).order_by(Event.id.desc())
