@@ -156,7 +156,7 @@ def land(session: Session, town_id: int, key: str, *, partial: bool = False, act
         message = f"convoy {convoy.id} lands without what fails"
         convoys.note(session, convoy, "convoy_partial", message, actor)
     for row in rows.values():
-        escalations.settle(session, town_id, landings.MEMBER + row.id)
+        escalations.settle(session, town_id, escalations.MEMBER + row.id)
     wake(session, *rows)
     if again:
         return "its landing is tried again"

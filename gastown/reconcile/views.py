@@ -114,7 +114,7 @@ class LandingView:
     branch: str | None = None  # the feature branch; None: its members are merged each by itself
     has_head: bool = False  # something was merged into the feature branch
     partial: bool = False  # somebody asked to land without the members that failed
-    attempts: int = 0  # landings that were begun, this bead's merge requests
+    attempts: int = 0  # merge requests of this bead that failed since somebody last retried it
     others_over: bool = True  # the landings on other rigs have ended
 
     @property

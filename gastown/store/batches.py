@@ -36,7 +36,7 @@ def take(session: Session, request: MergeRequest, most: int, lease: timedelta) -
     rig = session.get_one(Rig, request.rig_id)
     if (
         most < 2
-        or request.dispatch_id is None
+        or session.get_one(Bead, request.bead_id).purpose is not None
         or rig.strategy != Strategy.DIRECT
         or _waits_for_checkout(session, request)
     ):
@@ -51,7 +51,7 @@ def take(session: Session, request: MergeRequest, most: int, lease: timedelta) -
             MergeRequest.status == MergeStatus.OPEN,
             MergeRequest.held_code.is_(None),
             MergeRequest.staged_sha.is_(None),
-            MergeRequest.dispatch_id.is_not(None),
+            Bead.purpose.is_(None),
             Bead.status == BeadStatus.IN_REVIEW,
         )
         .order_by(MergeRequest.priority, MergeRequest.id)

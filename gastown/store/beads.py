@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 from gastown.db import gastown_now
 from gastown.errors import NotFound, Refused
 from gastown.models import Bead, BeadDependency, Dispatch, MergeRequest
-from gastown.states import TERMINAL, BeadStatus, Resolution
+from gastown.states import TERMINAL, BeadStatus, Purpose, Resolution
 from gastown.store import agents, draws, escalations
 from gastown.store.moves import lock_bead, lock_beads, lock_with_dependants, move, record, set_bead, waiting_for, wake
 
@@ -110,7 +110,10 @@ def add_blockers(session: Session, bead_id: str, blocker_ids: Iterable[str], tow
 def fail_bead(session: Session, bead: Bead, code: str, message: str) -> bool:
     """open or in_progress -> failed; its agent is unhooked, who waits for it is woken, a human is told."""
     sources = (BeadStatus.OPEN, BeadStatus.IN_PROGRESS)
-    values = {"closed_at": gastown_now(), "failure_code": code, "failure_message": message, "ready_at": None}
+    values: dict[str, object] = {"closed_at": gastown_now(), "ready_at": None}
+    values |= {"failure_code": code, "failure_message": message}
+    if bead.purpose == Purpose.LANDING:
+        values["wake_at"] = gastown_now()  # its convoy may end with it
     if not move(session, Bead, bead.id, sources, BeadStatus.FAILED, **values):
         return False
     agents.unhook(session, bead.id)

@@ -8,7 +8,7 @@ from sqlalchemy.orm import Session
 from gastown.db import gastown_now
 from gastown.models import Bead, MergeRequest
 from gastown.states import MERGING, BeadStatus, MergeStatus, Resolution
-from gastown.store import batches, escalations
+from gastown.store import batches, branches, escalations
 from gastown.store.moves import MoveLost, lock_bead, lock_beads, move, record, waiting_for, wake
 from gastown.store.orders import MergeOrder
 from gastown.store.requests import wake_next
@@ -19,9 +19,17 @@ def merged_into(target: str, merged_sha: str) -> str:
 
 
 def close(
-    session: Session, order: MergeOrder, resolution: Resolution, message: str, merged_sha: str | None = None
+    session: Session,
+    order: MergeOrder,
+    resolution: Resolution,
+    message: str,
+    merged_sha: str | None = None,
+    tip_sha: str | None = None,
 ) -> bool:
-    """The request and those that were pushed along with it. False: the merge epoch is not ours any more."""
+    """The request and those that were pushed along with it, which stand on `tip_sha`.
+
+    False: the merge epoch is not ours any more.
+    """
     members = batches.members_of(session, order.id)
     ended = {order.bead_id, *members}
     waiting = {each for bead_id in ended for each in waiting_for(session, bead_id)} - ended
@@ -32,6 +40,7 @@ def close(
     bead, request = found
     if not _end(session, bead, request, MERGING, resolution, message, merged_sha):
         return False
+    above = {}
     for member_bead_id, member_id in members.items():
         member = session.get_one(MergeRequest, member_id, populate_existing=True)
         if member.batch_of != order.id or member.merge_sha is None:
@@ -40,6 +49,11 @@ def close(
         own = locked[member_bead_id]
         if not _end(session, own, member, (MergeStatus.OPEN,), Resolution.MERGED, said, member.merge_sha):
             raise MoveLost(f"merge request {member_id} is {member.status}, and {said}")
+        above[member.expected_sha] = member.merge_sha
+    while tip_sha in above:
+        tip_sha = above.pop(tip_sha)
+    if tip_sha is not None:
+        branches.note_tip(session, request, tip_sha)
     batches.release(session, request)
     wake(session, *waiting)
     wake_next(session, request)

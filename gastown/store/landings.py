@@ -9,8 +9,6 @@ from gastown.states import TERMINAL, BeadStatus, ConvoyMode, ConvoyStatus, Purpo
 from gastown.store import beads, branches, convoys, escalations, requests, rework
 from gastown.store.moves import move, record, set_bead, wake
 
-MEMBER = "member:"  # cause: the landing bead after it does not go on, since a member of its convoy failed
-
 
 def open_landing(session: Session, bead: Bead) -> bool:
     """The members are over: the head of their branch is a merge request of this landing bead, which is locked.
@@ -39,7 +37,7 @@ def open_landing(session: Session, bead: Bead) -> bool:
     )
     session.add(request)
     session.flush()
-    escalations.settle(session, bead.town_id, MEMBER + bead.id)
+    escalations.settle(session, bead.town_id, escalations.MEMBER + bead.id)
     message = f"{path.branch} at {path.head_sha[:12]} is to be merged into {path.target}"
     record(session, bead.town_id, "landing", message, actor="reconciler", bead_id=bead.id, convoy=convoy.id)
     return True
@@ -79,7 +77,7 @@ def call_back(session: Session, member: Bead, actor: str) -> None:
     landing = None if member.purpose else convoys.landing_on(session, member.convoy_id, member.rig_id)
     if landing is None or landing.convoy_id is None or landing.status in TERMINAL:
         return
-    escalations.settle(session, landing.town_id, MEMBER + landing.id)
+    escalations.settle(session, landing.town_id, escalations.MEMBER + landing.id)
     if landing.status == BeadStatus.IN_REVIEW:
         withdraw(session, landing, f"{member.id} is worked on again", actor)
     wake(session, landing.id)

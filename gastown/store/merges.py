@@ -111,12 +111,13 @@ def begin_push(
     return move(session, MergeRequest, order.id, MergeStatus.IN_PROGRESS, MergeStatus.PUSHING, **values)
 
 
-def record_merged(session: Session, order: MergeOrder, merged_sha: str) -> bool:
+def record_merged(session: Session, order: MergeOrder, merged_sha: str, tip_sha: str | None = None) -> bool:
     """The target has it: request and bead are closed, and who waited for the bead, or for the target, is woken.
 
-    So are those that were pushed along with it.
+    So are those that were pushed along with it. `tip_sha`: the target's head, if it went on since.
     """
-    return close(session, order, Resolution.MERGED, merged_into(order.target, merged_sha), merged_sha)
+    message = merged_into(order.target, merged_sha)
+    return close(session, order, Resolution.MERGED, message, merged_sha, tip_sha or merged_sha)
 
 
 def record_nothing(session: Session, order: MergeOrder, target_sha: str) -> bool:

@@ -15,7 +15,8 @@ from gastown.states import LIVE, MERGING, RELEASING, TERMINAL, BeadStatus, Verdi
 
 # verdicts in which a bead rightly sleeps until somebody wakes it
 OF_MERGES = (Verdict.MERGE_HELD, Verdict.AWAITING_MERGE, Verdict.AWAITING_REWORK, Verdict.AWAITING_REVIEW)
-SLEEPING = (Verdict.BLOCKED, Verdict.BLOCKER_FAILED, Verdict.HELD, *OF_MERGES)
+OF_CONVOYS = (Verdict.STAGED, Verdict.AWAITING_MEMBERS, Verdict.MEMBER_FAILED)
+SLEEPING = (Verdict.BLOCKED, Verdict.BLOCKER_FAILED, Verdict.HELD, *OF_MERGES, *OF_CONVOYS)
 BATCH = 2000  # beads that one statement wakes
 TOO_LATE_S = 600  # after its lease nobody can still have a reason to look later
 LATELY = 20_000  # events: every move writes one, so a broken invariant of history shows among the newest
@@ -61,7 +62,8 @@ REASONS = {
         SELECT b.id FROM beads b WHERE {_ASLEEP} AND (NOT ({one_of("b.verdict", SLEEPING)})
           OR b.status <> 'in_review' AND {one_of("b.verdict", OF_MERGES)})""",
     "started_unseen": f"""
-        SELECT b.id FROM beads b WHERE {_ASLEEP} AND b.verdict = 'staged' AND NOT EXISTS ({_CONVOY} c.status = 'staged')""",
+        SELECT b.id FROM beads b WHERE {_ASLEEP} AND b.verdict = 'staged'
+          AND NOT EXISTS ({_CONVOY} c.status = 'staged')""",
     "members_over": f"""
         SELECT b.id FROM beads b WHERE {_ASLEEP} AND b.verdict = 'awaiting_members'
           AND NOT EXISTS ({_MEMBER} NOT m.{one_of("status", TERMINAL)})""",

@@ -84,7 +84,10 @@ def fail_merge(session: Session, bead: Bead, merge_id: int, message: str) -> boo
     request = _lock(session, merge_id)
     if not _is_held(request) or request.rework_id is not None:
         return False
-    values = {"closed_at": gastown_now(), "failure_code": MERGE_FAILED, "failure_message": message, "ready_at": None}
+    values: dict[str, object] = {"closed_at": gastown_now(), "ready_at": None}
+    values |= {"failure_code": MERGE_FAILED, "failure_message": message}
+    if bead.purpose == Purpose.LANDING:
+        values["wake_at"] = gastown_now()  # its convoy may end with it
     if not (
         move(session, MergeRequest, merge_id, MergeStatus.OPEN, MergeStatus.FAILED, look_at=None)
         and move(session, Bead, bead.id, BeadStatus.IN_REVIEW, BeadStatus.FAILED, **values)

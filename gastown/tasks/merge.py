@@ -107,9 +107,9 @@ def _merge(order: MergeOrder, job: merging.MergeJob, lease: Lease) -> None:
             publishing.publish(order, job, prepared)
         case merging.Prepared():
             _push(order, job, prepared, lease)
-        case merging.AlreadyMerged(merge_sha=merge_sha):
+        case merging.AlreadyMerged(merge_sha=merge_sha, tip_sha=tip_sha):
             publishing.tidy(order, job)
-            _record(order, merge_sha)
+            _record(order, merge_sha, tip_sha)
         case merging.NothingLeft(target_sha=target_sha):
             publishing.tidy(order, job)
             in_transaction(lambda session: merges.record_nothing(session, order, target_sha))
@@ -181,6 +181,8 @@ def _may_push(order: MergeOrder, lease: Lease, prepared: merging.Prepared) -> bo
 def _close_push(
     order: MergeOrder, job: merging.MergeJob, prepared: merging.Prepared, outcome: merging.PushOutcome
 ) -> None:
+    if isinstance(outcome, merging.Pushed) and order.convoy is not None and not merging.contains(job, order.head_sha):
+        outcome = merging.Moved()  # a landing counts only when the target is seen to have it
     match outcome:
         case merging.Pushed():
             publishing.tidy(order, job)
@@ -209,6 +211,6 @@ def _stage(order: MergeOrder, job: merging.MergeJob, prepared: merging.Prepared,
     in_transaction(lambda session: merges.hold(session, order, dirty, reason, staged_sha=staged, look_again=True))
 
 
-def _record(order: MergeOrder, merged_sha: str) -> None:
-    if not in_transaction(lambda session: merges.record_merged(session, order, merged_sha)):
+def _record(order: MergeOrder, merged_sha: str, tip_sha: str | None = None) -> None:
+    if not in_transaction(lambda session: merges.record_merged(session, order, merged_sha, tip_sha)):
         log.warning("record_lost", merge_request=order.id, sha=merged_sha)
