@@ -22,6 +22,8 @@ HEADS = "+refs/heads/*:refs/remotes/origin/*"
 TAGS = "+refs/tags/*:refs/tags/*"
 LOCK_POLL_S = 0.02
 MODULES = "modules"
+WRITERS = 4  # processes that write the files of a large clone: they wait for the disk and for each other's folders
+_SPARSE = ".gitattributes\n"  # all that a clone without files has, at any depth: they say how others are merged
 MARK = "GASTOWN_MIRROR"  # in the environment of every git process that may write to a mirror
 
 
@@ -135,10 +137,11 @@ class Mirror:
             lines = os.fsencode("\n".join(commands) + "\n")
             self._twice(lambda: self._git("update-ref", "--stdin", stdin=lines))
 
-    def clone(self, worktree: Path, sha: str, branch: str) -> list[str]:
+    def clone(self, worktree: Path, sha: str, branch: str, *, files: bool = True) -> list[str]:
         """A clone of its own, with `sha` checked out as `branch`, that borrows the mirror's objects.
 
         No network, but for submodules and large files that this node does not have yet; returns remarks on these.
+        Without `files` it is for git alone, which merges and rebases in it without writing what it does not touch.
 
         `worktree` must not exist, or be empty. What was made is removed again when it fails (a full disk).
         """
@@ -146,24 +149,31 @@ class Mirror:
             raise GitError(f"clone {worktree}", "fatal: the directory exists and is not empty", 128)
         worktree.parent.mkdir(parents=True, exist_ok=True)
         try:
-            return self._clone(worktree, sha, branch)
+            return self._clone(worktree, sha, branch, files)
         except GitError as error:
             with self.locked():
                 if not is_damaged(self, error):
                     raise
                 remake(self)
                 self._fetch((HEADS, TAGS))
-            return self._clone(worktree, sha, branch)
+            return self._clone(worktree, sha, branch, files)
 
-    def _clone(self, worktree: Path, sha: str, branch: str) -> list[str]:
+    def _clone(self, worktree: Path, sha: str, branch: str, files: bool) -> list[str]:
         try:
             git("init", "--quiet", str(worktree), timeout_s=30)
             self._lend(worktree / ".git")
-            git("checkout", "--quiet", "-B", branch, sha, "--", cwd=worktree)
+            if not files and self._can_do_without(sha):
+                _leave_files_out(worktree / ".git")
+            parallel = ("-c", f"checkout.workers={WRITERS}")
+            git(*parallel, "checkout", "--quiet", "-B", branch, sha, "--", cwd=worktree)
             return [*submodules.check_out(self, worktree), *large_files.remarks(worktree)]
         except BaseException:
             shutil.rmtree(worktree, ignore_errors=True)
             raise
+
+    def _can_do_without(self, sha: str) -> bool:
+        """With submodules it takes their commits to merge them, and they are found by way of the files."""
+        return not git("ls-tree", sha, "--", ".gitmodules", cwd=self.path)
 
     def _lend(self, git_dir: Path) -> None:
         """Objects by reference, branches and tags as one packed file: thousands of them cost no more than one."""
@@ -217,6 +227,13 @@ class Mirror:
                         raise GitError(what, "fatal: another use of this mirror does not end", None) from None
                     time.sleep(LOCK_POLL_S)
             yield
+
+
+def _leave_files_out(git_dir: Path) -> None:
+    (git_dir / "info").mkdir(exist_ok=True)
+    (git_dir / "info" / "sparse-checkout").write_text(_SPARSE)
+    with (git_dir / "config").open("a") as config:
+        config.write("[core]\n\tsparseCheckout = true\n\tsparseCheckoutCone = false\n")
 
 
 def _quoted(value: str) -> str:

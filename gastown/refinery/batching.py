@@ -22,7 +22,7 @@ from gastown.refinery.jobs import (
     Stacked,
     Stopped,
 )
-from gastown.refinery.preparing import already, leaves_nothing, look, missing, or_held, place_of, run_gates
+from gastown.refinery.preparing import already, leaves_nothing, look, missing, needs_files, or_held, place_of, run_gates
 from gastown.runtimes import Runtime
 from gastown.states import HoldCode
 
@@ -70,7 +70,7 @@ def _prepare(jobs: Sequence[MergeJob], runtime: Runtime, on_step: OnStep, should
         return Batch(outcome=found)
     mirror, target = found
     stack = _Stack(mirror, target)
-    with worktrees.fresh(mirror, place_of(leader), target, leader.target) as worktree:
+    with worktrees.fresh(mirror, place_of(leader), target, leader.target, files=needs_files(leader)) as worktree:
         for number, job in enumerate(jobs, 1):
             if should_stop():
                 return Batch(outcome=Stopped())

@@ -66,7 +66,7 @@ def _prepare(job: MergeJob, runtime: Runtime, on_step: OnStep, should_stop: Shou
     if should_stop():
         return Stopped()
     on_step("merge")
-    with worktrees.fresh(mirror, place_of(job), base, job.target) as worktree:
+    with worktrees.fresh(mirror, place_of(job), base, job.target, files=needs_files(job)) as worktree:
         merged = making.make(job, mirror, worktree.path, base)
         if isinstance(merged, Held):
             return merged
@@ -83,6 +83,11 @@ def _prepare(job: MergeJob, runtime: Runtime, on_step: OnStep, should_stop: Shou
 def place_of(job: MergeJob) -> Path:
     """Where its worktree is."""
     return worktrees.directory(job.home, job.rig_id) / f"{job.bead_id}-{job.merge_epoch}"
+
+
+def needs_files(job: MergeJob) -> bool:
+    """Whether anything but git looks at the result."""
+    return bool(job.setup or job.gates)
 
 
 def look(job: MergeJob, on_step: OnStep) -> tuple[Mirror, str] | Held:

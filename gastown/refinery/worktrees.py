@@ -18,13 +18,16 @@ class Worktree:
 
 
 @contextmanager
-def fresh(mirror: Mirror, path: Path, sha: str, branch: str) -> Iterator[Worktree]:
-    """A clone with `sha` checked out as `branch`; one left here by a crash is replaced. Raises GitError."""
+def fresh(mirror: Mirror, path: Path, sha: str, branch: str, *, files: bool = True) -> Iterator[Worktree]:
+    """A clone with `sha` checked out as `branch`; one left here by a crash is replaced. Raises GitError.
+
+    Without `files` it is good for merging, and for no command of the rig's.
+    """
     worktree = Worktree(path, path.with_name(f"{path.name}.tmp"))
     try:
         remove(worktree.path)
         remove(worktree.scratch)
-        mirror.clone(worktree.path, sha, branch)
+        mirror.clone(worktree.path, sha, branch, files=files)
         worktree.scratch.mkdir(mode=0o700)
         yield worktree
     finally:

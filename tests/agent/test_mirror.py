@@ -228,3 +228,35 @@ def test_a_clone_takes_less_than_50_ms(mirror: Mirror, tmp_path: Path) -> None:
         mirror.clone(tmp_path / f"tree{n}", sha, "main")
         times.append(time.perf_counter() - begun)
     assert min(times) < 0.05, f"{min(times) * 1000:.0f} ms"
+
+
+def test_without_files_merges_are_the_same(mirror: Mirror, remote: Path, tmp_path: Path) -> None:
+    """Only what the merge conflicts in is written, and attributes still say how files are merged."""
+    (remote / "sub").mkdir()
+    (remote / "sub" / ".gitattributes").write_text("log merge=union\n")
+    for name in ("sub/log", "both", "other"):
+        (remote / name).write_text("first\n")
+    base = commit(remote)
+    git("checkout", "--quiet", "-b", "side", cwd=remote)
+    (remote / "sub" / "log").write_text("first\nside\n")
+    side = commit(remote)
+    (remote / "both").write_text("side\n")
+    clashing = commit(remote)
+    git("checkout", "--quiet", "main", cwd=remote)
+    (remote / "sub" / "log").write_text("first\nmain\n")
+    (remote / "both").write_text("main\n")
+    main = commit(remote)
+    mirror.fetch()
+    tree = tmp_path / "tree"
+    mirror.clone(tree, main, "main", files=False)
+    assert sorted(os.listdir(tree)) == [".git", "sub"]
+    assert os.listdir(tree / "sub") == [".gitattributes"]
+    as_tester = {f"GIT_{role}_{what}": "t" for role in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
+    git("merge", "--quiet", "--no-ff", "-m", "m", side, cwd=tree, env=as_tester)
+    assert git("show", "HEAD:sub/log", cwd=tree) == "first\nmain\nside\n"
+    assert git("diff", "--name-only", base, "HEAD", cwd=tree).split() == ["both", "sub/log"]
+    assert not git("status", "--porcelain", cwd=tree)
+    with pytest.raises(GitError):
+        git("merge", "--quiet", "-m", "m", clashing, cwd=tree, env=as_tester)
+    assert git("diff", "--name-only", "--diff-filter=U", cwd=tree).split() == ["both"]
+    assert not (tree / "other").exists()

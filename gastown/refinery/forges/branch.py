@@ -139,7 +139,8 @@ def _against(mirror: Mirror, job: MergeJob, tip: str, target: str, *, theirs: bo
     """What a merge would make of it. A conflict in a branch that a person works on is left to that person."""
     parent = worktrees.directory(job.home, job.rig_id)
     trial = replace(job, head_sha=tip, method=MergeMethod.MERGE)
-    with worktrees.fresh(mirror, parent / f"{job.bead_id}-{job.merge_epoch}", target, job.target) as worktree:
+    path = parent / f"{job.bead_id}-{job.merge_epoch}"
+    with worktrees.fresh(mirror, path, target, job.target, files=False) as worktree:
         made = making.make(trial, mirror, worktree.path, target)
     added = "somebody added commits to it"
     if not isinstance(made, Held):
