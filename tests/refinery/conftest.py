@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 
 from gastown.agent.git import git
+from tests.conftest import Clock
 from tests.refinery import faulty
 from tests.refinery.rig import Rig, commit, rig_on
+from tests.refinery.town import Town
 
 
 @pytest.fixture
@@ -38,6 +40,11 @@ def rig(request: pytest.FixtureRequest) -> Rig:
 def workers() -> Iterator[faulty.Workers]:
     with faulty.running() as found:
         yield found
+
+
+@pytest.fixture
+def town(bare: Rig, workers: faulty.Workers, clock: Clock, tmp_path: Path) -> Town:
+    return Town(bare, workers, clock, tmp_path)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -30,6 +30,7 @@ class When(StrEnum):
     BEFORE = "before"
     AFTER = "after"
     DURING = "during"  # once there is something in the point's file
+    PAUSED = "paused"  # does not die: waits before it, as if its machine slept, until the point's file is gone
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,9 @@ class Point:
                 return original(*args, **kwargs)
             if self.when == When.BEFORE:
                 die()
+            if self.when == When.PAUSED:
+                _sleep(Path(self.file))
+                return original(*args, **kwargs)
             if self.when == When.DURING:
                 threading.Thread(target=_die_when_written, args=(Path(self.file),)).start()
             original(*args, **kwargs)
@@ -67,6 +71,12 @@ class Point:
 def die() -> NoReturn:
     os.kill(os.getpid(), signal.SIGKILL)
     raise AssertionError("it lives on")
+
+
+def _sleep(file: Path) -> None:
+    file.write_text(str(os.getpid()))
+    while file.exists():
+        time.sleep(0.01)
 
 
 def _die_when_written(file: Path) -> None:
