@@ -9,7 +9,8 @@ from gastown.agent import submodules
 from gastown.agent.git import GitError, git
 from gastown.agent.mirror import Mirror
 from gastown.gates import MergeMethod
-from gastown.refinery.jobs import Held, MergeJob, presentable, presentable_path
+from gastown.refinery import conflicts
+from gastown.refinery.jobs import Held, MergeJob, presentable_path
 from gastown.states import HoldCode
 
 SUBJECT_CHARS = 200
@@ -40,7 +41,8 @@ def make(job: MergeJob, mirror: Mirror, worktree: Path, base: str) -> str | Held
         paths = git("diff", "--name-only", "--diff-filter=U", "-z", cwd=worktree).split("\0")[:-1]
         if error.exit_code != 1 or not paths:
             raise
-        return Held(code=HoldCode.CONFLICT, reason=_conflict(job, worktree, paths), output=presentable(error.output))
+        output = conflicts.detail(worktree, base, job.head_sha, paths, job.target)
+        return Held(code=HoldCode.CONFLICT, reason=_conflict(job, worktree, paths), output=output)
     mirror.keep(worktree, f"+{made}:{job.merging_ref}")
     submodules.check_out(mirror, worktree)  # what the result names, which gates are about to see
     return made

@@ -214,7 +214,7 @@ def test_conflict_names_the_files(rig: Rig, method: MergeMethod) -> None:
     sha = git("rev-parse", "--short", second.head_sha, cwd=rig.mirror.path).strip()
     at = f", at commit {sha} (more of gt-2)" if method is REBASE else ""
     assert outcome.reason == f"conflicts with main in code.py{at}"
-    assert "CONFLICT" in outcome.output
+    assert "both sides changed the same lines" in outcome.output
     assert head(rig.remote, "main") == before
     assert rig.leftovers() == []
 
