@@ -3,7 +3,7 @@
 import re
 from collections.abc import Sequence
 
-from gastown.agent.git import git
+from gastown.agent.git import GitError, git
 from gastown.agent.mirror import HEADS, TAGS, Mirror
 from gastown.agent.protocol import archive_ref, wip_ref
 
@@ -18,7 +18,7 @@ def fetch(
 ) -> None:
     """Bring the mirror up to date, and with it what other nodes saved of this bead if this one lacks it.
 
-    `base_ref`: where the remote has `base`; None: among this bead's own refs.
+    `base_ref`: where the remote has `base`; None: among this bead's own refs. Raises GitError when it is in neither.
     """
     names: set[str] = set()
     newest = max(previous_epochs, default=0)
@@ -31,6 +31,8 @@ def fetch(
     # Beside ours, not over them: what was saved here may not have reached the remote.
     extra = (f"+refs/gastown/{name}/{of}/*:refs/gastown/remote/{name}/{of}/*" for name, of in sorted(wanted))
     mirror.fetch(HEADS, TAGS, *extra)
+    if base and base_ref and mirror.resolve(base) is None:
+        raise GitError(f"fetch {base_ref}", f"fatal: {base[:12]} is neither here nor in the repository", 128)
 
 
 def starting_point(mirror: Mirror, bead_id: str, epoch: int, base: str | None, target: str, base_epoch: int = 0) -> str:
