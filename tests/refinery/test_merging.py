@@ -158,7 +158,7 @@ def test_conflict_names_the_files(rig: Rig) -> None:
     assert isinstance(outcome, Held)
     assert outcome.code is HoldCode.CONFLICT
     assert outcome.reason == "conflicts with main in caf\N{REPLACEMENT CHARACTER}\\nnew, code.py"
-    assert "CONFLICT" in outcome.output
+    assert "both sides changed the same lines" in outcome.output
     f"{outcome}".encode()
     assert head(rig.remote, "main") == before
     assert rig.leftovers() == []
