@@ -61,6 +61,8 @@ class Assignment(Message):
     notes: str  # what went wrong before: the last failure, or the output of a red gate
     base_epoch: int = 0  # the last epoch when `base` was given: WIP of a later one is built on it
     base_ref: str | None = None  # where the remote has `base`; None: under this bead's own refs
+    feature: str | None = None  # the feature branch that it is for instead of `branch`, if something was merged there
+    feature_sha: str | None = None  # its head after that
     heartbeat_s: float = HEARTBEAT_S
     checkpoint_s: float = CHECKPOINT_S
     protocol: int = PROTOCOL

@@ -11,7 +11,8 @@ from pathlib import Path
 from gastown.agent import processes
 from gastown.agent.announced import Announced
 from gastown.agent.client import Client, Denied, Fenced, GaveUp, Rejected
-from gastown.agent.failures import Failed, ending, no_target, plain, printable
+from gastown.agent.failures import Failed, ending, plain, printable
+from gastown.agent.feature import target_of
 from gastown.agent.git import GitError
 from gastown.agent.heartbeat import Heart
 from gastown.agent.mirror import Mirror
@@ -138,12 +139,10 @@ class Supervision:
         for ref in salvage(self.home, mirror, given.bead_id, given.epoch, person_of(given), self.log):
             self.pushes.start(ref)
         fetch(mirror, given.bead_id, given.previous_epochs, given.base, given.base_ref)
-        target = mirror.target(given.branch)
-        if target is None:
-            raise no_target(mirror, given.branch)
+        branch, target = target_of(mirror, given)
         start = starting_point(mirror, given.bead_id, given.epoch, given.base, target, given.base_epoch)
         workspace = Workspace(self.home, mirror, given.bead_id, given.epoch, person_of(given), self.spool.note)
-        workspace.make(given.branch, target, start)
+        workspace.make(branch, target, start)
         self.workspace, self.heart.worktree = workspace, workspace.path
 
     def _work(self) -> None:

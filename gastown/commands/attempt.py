@@ -30,7 +30,7 @@ from gastown.states import (
     StopCode,
     stop_code_of,
 )
-from gastown.store import agents, attempts, beads, heartbeats, limits, requests, rework
+from gastown.store import agents, attempts, beads, branches, heartbeats, limits, requests, rework
 from gastown.store.escalations import asked_cause, raise_once
 from gastown.store.heartbeats import Beaten
 from gastown.store.moves import lock_bead, lock_with_dependants, move, record, set_bead, wake
@@ -55,6 +55,7 @@ def assignment(session: Session, dispatch_id: UUID, home: Path) -> Assignment:
     rig, agent = session.get_one(Rig, bead.rig_id), session.get_one(Agent, dispatch.agent_id)
     preset = load_preset(dispatch.preset, home)
     earlier = select(Dispatch.epoch).where(Dispatch.bead_id == bead.id, Dispatch.epoch < dispatch.epoch)
+    feature, feature_sha = branches.start_of(session, bead)
     return Assignment(
         dispatch_id=str(dispatch_id),
         bead_id=bead.id,
@@ -74,6 +75,8 @@ def assignment(session: Session, dispatch_id: UUID, home: Path) -> Assignment:
         base=bead.base_sha,
         base_epoch=dispatch.epoch if bead.purpose == Purpose.REVIEW else bead.attempts_from,  # no WIP of a reader's
         base_ref=bead.base_ref,
+        feature=feature,
+        feature_sha=feature_sha,
         notes=bead.failure_message or "",
         heartbeat_s=min(policy_of(session, rig.id).heartbeat_s, dispatch.lease_s / 3),  # of its lease, two may be late
     )

@@ -55,6 +55,17 @@ def target_of(session: Session, bead: Bead) -> str:
     return session.get_one(Rig, bead.rig_id).branch if path is None else path.branch
 
 
+def start_of(session: Session, bead: Bead) -> tuple[str | None, str | None]:
+    """The feature branch that the work is for, once something was merged there, and its head after that."""
+    if bead.mr_id is None:
+        path = path_of(session, bead)
+    else:
+        path = session.scalar(select(ConvoyBranch).where(*_is_target(session.get_one(MergeRequest, bead.mr_id))))
+    if path is None or path.head_sha is None:
+        return None, None
+    return path.branch, path.head_sha
+
+
 def origin_of(session: Session, request: MergeRequest) -> Origin | None:
     """Of a request whose target is a feature branch; None: its target is there, or it cannot be merged."""
     query = select(ConvoyBranch.target, ConvoyBranch.head_sha).where(*_is_target(request))
