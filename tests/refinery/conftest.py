@@ -8,6 +8,7 @@ import pytest
 from gastown.agent.git import git
 from tests.conftest import Clock
 from tests.refinery import faulty
+from tests.refinery.people import gated, person, published, set_up  # noqa: F401 (fixtures)
 from tests.refinery.rig import Rig, commit, rig_on
 from tests.refinery.town import Town
 
