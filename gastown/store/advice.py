@@ -78,6 +78,10 @@ _BY_HOLD = {
         "a gate is red on the merged result: see the output, then have its agent mend it (--again), or only try anew",
         "gastown bead show {id}; gastown bead retry --again {id}",
     ),
+    HoldCode.CHANGES_REQUESTED: (
+        "its review asks for changes: see what it says, then have its agent make them (--again), or merge it as it is",
+        "gastown bead show {id}; gastown bead retry --again {id}",
+    ),
     HoldCode.PUSH_REFUSED: (
         "the repository refuses the push: allow it there, then try again",
         "gastown bead retry {id}",
