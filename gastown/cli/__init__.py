@@ -25,6 +25,7 @@ MODULES = (
     "gastown.cli.rig",
     "gastown.cli.sling",
     "gastown.cli.bead",
+    "gastown.cli.convoy",
     "gastown.cli.diff",
     "gastown.cli.why",
     "gastown.cli.inbox",

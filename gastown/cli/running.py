@@ -11,12 +11,12 @@ from types import FrameType
 
 from sqlalchemy.orm import Session
 
-from gastown.cli import INTERRUPTED, adding, board, reading, screen, slinging
+from gastown.cli import INTERRUPTED, adding, board, planning, screen, slinging
 from gastown.cli.adding import Wanted
 from gastown.cli.ask import ask, publish_after
 from gastown.cli.why import state_now
 from gastown.cli.words import count, in_short, one_line, span
-from gastown.commands import plan_files, plans, towns
+from gastown.commands import plans, towns
 from gastown.commands.plan_formats import PlanFormat
 from gastown.commands.plans import RUN_LABEL, Plan, PlannedBead
 from gastown.embedded import control, home
@@ -32,7 +32,6 @@ from gastown.store import claims, explain, listing, load, rigs
 from gastown.store.beads import ID_LENGTH, ID_LETTERS
 from gastown.store.listing import BeadRow
 
-PLAN_BYTES = 32 * 1024 * 1024
 TITLE_CHARACTERS = 120  # of a task whose text is longer
 
 
@@ -81,11 +80,7 @@ def carry_out(order: Order) -> int:
 def plan_of(order: Order) -> Plan:
     """Raises UsageError for all that is wrong with the plan or the tasks."""
     if order.plan is not None:
-        source = "standard input" if order.plan == "-" else order.plan
-        found = plan_files.read_plan(reading.read_text(order.plan, PLAN_BYTES), source, order.plan_format)
-        for line in found.notes:
-            screen.note(f"plan: {line}")
-        return found.plan
+        return planning.read_plan(order.plan, order.plan_format)
     beads = [_task(number, text) for number, text in enumerate(order.tasks, 1)]
     return plans.check_plan(Plan(bead=beads), "the command line")
 
