@@ -2,8 +2,9 @@
 
 Causes begin with what they are about: `failed:BEAD`, `merge_failed:BEAD`, `rework:BEAD` (its rework left nothing),
 `auth:BEAD`, `budget:BEAD`, `stalled:BEAD`, `rule:BEAD` (a rule raised), `blocker:BEAD` (the one that failed),
-`member:BEAD` (a landing whose convoy has a member that failed), `asked:DISPATCH:DIGEST` (an agent asks), `infra:CODE`,
-`breaker`, `policy:town`, `policy:rig:ID`, `invariant:NAME`, `tick` (whole ticks fail).
+`approval:BEAD` (a person has to merge its branch), `member:BEAD` (a landing whose convoy has a member that failed),
+`asked:DISPATCH:DIGEST` (an agent asks), `infra:CODE`, `breaker`, `policy:town`, `policy:rig:ID`, `invariant:NAME`,
+`tick` (whole ticks fail).
 """
 
 import hashlib
@@ -25,6 +26,7 @@ from gastown.store.moves import record
 
 FAILED, ASKED, BLOCKER, RULE, POLICY = "failed:", "asked:", "blocker:", "rule:", "policy:"
 MERGE_FAILED, REWORK = "merge_failed:", "rework:"
+APPROVAL = "approval:"
 MEMBER = "member:"  # of a landing bead: it does not go on, since a member of its convoy failed
 TICK = "tick"
 HELD = ("auth:", "budget:")  # of a bead that was held because of it
@@ -36,6 +38,8 @@ _GONE = {
     **dict.fromkeys((FAILED, MERGE_FAILED), f"EXISTS ({_HAS_BEAD} b.status <> 'failed')"),
     REWORK: f"NOT EXISTS ({_HAS_BEAD} b.status = 'in_review' AND b.verdict = 'merge_held')",
     MEMBER: f"NOT EXISTS ({_HAS_BEAD} b.verdict = 'member_failed')",
+    APPROVAL: """NOT EXISTS (SELECT 1 FROM merge_requests m WHERE m.bead_id = q.bead_id
+        AND m.status NOT IN ('closed', 'failed') AND m.published_sha = m.head_sha)""",
     ASKED: f"EXISTS ({_HAS_BEAD} b.status = 'closed')",
     RULE: f"EXISTS ({_HAS_BEAD} (b.status = 'closed' OR b.looked_at > q.raised_at))",
     **dict.fromkeys(HELD, f"EXISTS ({_HAS_BEAD} b.held_at IS NULL)"),

@@ -59,7 +59,7 @@ def _settle(order: MergeOrder, job: merging.MergeJob, target_sha: str) -> None:
     outcome = forge_of(order).open(job, ours)
     match outcome:
         case forges.Published(ref=ref):
-            in_transaction(lambda session: publishing.await_person(session, order, ref, target_sha))
+            in_transaction(lambda session: publishing.note_published(session, order, ref, target_sha))
         case forges.Taken(reason=reason) | forges.PushRefused(reason=reason):
             in_transaction(lambda session: merges.hold(session, order, HoldCode.PUSH_REFUSED, reason))
         case forges.Unknown(reason=reason):

@@ -10,6 +10,7 @@ from gastown.commands import work
 from gastown.db import in_transaction, transaction
 from gastown.models import Bead, BeadDependency, Event, MergeRequest
 from gastown.states import BeadStatus, HoldCode, Verdict
+from gastown.store import escalations
 from gastown.store.explain import explain
 from gastown.tasks.merge import merge
 from tests.builders import a_bead, now
@@ -61,6 +62,12 @@ def test_waiting_has_no_end_starts_nothing_and_costs_one_listing(
         assert len(session.scalars(held).all()) == 1
 
 
+def inbox(request: MergeRequest) -> list[str]:
+    with transaction() as session:
+        escalations.settle_gone(session)
+        return [row.message for row in escalations.list_inbox(session, request.town_id)]
+
+
 @pytest.mark.parametrize("options", [["--no-ff"], ["--ff-only"]])
 def test_a_person_merges_it_and_dependants_start(
     bare: Rig, published: MergeRequest, person: Person, clock: Clock, options: list[str]
@@ -69,8 +76,10 @@ def test_a_person_merges_it_and_dependants_start(
         waiting = a_bead(session)
         session.add(BeadDependency(bead_id=waiting.id, blocker_id=published.bead_id))
     tick()
+    assert inbox(published) == [f"branch {branch_of(published)} waits to be merged into main: do it"]
     merged = person.merge(branch_of(published), *options)
     look(published, clock)
+    assert inbox(published) == []
     assert_merged(published, merged)
     assert branches(bare) == ["main"]
     tick()
