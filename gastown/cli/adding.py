@@ -60,6 +60,7 @@ class Wanted:
     merge_method: MergeMethod | None = None
     author: str | None = None  # empty: none
     review_agent: str | None = None  # NONE: none
+    rework_agent: str | None = None  # NONE: that of the work
     allow_red: bool = False
 
 
@@ -108,6 +109,7 @@ def add(wanted: Wanted, probe: Probe, *, progress: Callable[[str], None]) -> Add
         merge_method=wanted.merge_method or MergeMethod.MERGE,
         author=wanted.author or None,
         review_agent=_reader(wanted.review_agent, environment),
+        rework_agent=_reader(wanted.rework_agent, environment),
     )
     ask(lambda session, town_id: _require_new(session, town_id, new))
     with checked(new, allow_red=wanted.allow_red, progress=progress) as (checks, mirror):
@@ -233,6 +235,7 @@ def given_changes(name: str, wanted: Wanted, *, progress: Callable[[str], None])
         merge_method=rig.merge_method,
         author=rig.author,
         review_agent=rig.review_agent,
+        rework_agent=rig.rework_agent,
     )
     new = replace(
         now,
@@ -244,6 +247,7 @@ def given_changes(name: str, wanted: Wanted, *, progress: Callable[[str], None])
         merge_method=wanted.merge_method or now.merge_method,
         author=now.author if wanted.author is None else wanted.author or None,
         review_agent=now.review_agent if wanted.review_agent is None else _reader(wanted.review_agent, environment),
+        rework_agent=now.rework_agent if wanted.rework_agent is None else _reader(wanted.rework_agent, environment),
     )
     towns.check_author(new.author)
     given = {key: value for key, value in vars(new).items() if value != getattr(now, key)}

@@ -14,6 +14,10 @@ ReviewAgent = Annotated[
     str | None,
     typer.Option("--review-agent", metavar="PRESET|none", help="Has to approve each result before it is merged."),
 ]
+ReworkAgent = Annotated[
+    str | None,
+    typer.Option("--rework-agent", metavar="PRESET|none", help="Mends what holds a merge; else who did the work."),
+]
 Branch = Annotated[str | None, typer.Option("--branch", "-b", help="The target of merges; default: where HEAD is.")]
 Setup = Annotated[str | None, typer.Option("--setup", metavar="CMD", help="Run first in each fresh worktree.")]
 Gates = Annotated[

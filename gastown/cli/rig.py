@@ -16,6 +16,7 @@ from gastown.cli.options import (
     Method,
     Policies,
     ReviewAgent,
+    ReworkAgent,
     RigName,
     Setup,
     Unset,
@@ -53,6 +54,7 @@ def add_rig(
     merge_method: Method = None,
     author: Author = None,
     review_agent: ReviewAgent = None,
+    rework_agent: ReworkAgent = None,
     allow_red: AllowRed = False,
     as_json: AsJson = False,
 ) -> None:
@@ -72,6 +74,7 @@ def add_rig(
         merge_method=merge_method,
         author=author,
         review_agent=review_agent,
+        rework_agent=rework_agent,
         allow_red=allow_red,
     )
     probe = adding.look(wanted)
@@ -83,7 +86,8 @@ def add_rig(
         raise
     except Refused as error:
         given = {"--agent": agent, "--setup": setup, "--gates-file": gates_file}
-        given |= {"--merge": merge, "--merge-method": merge_method, "--author": author, "--review-agent": review_agent}
+        given |= {"--merge": merge, "--merge-method": merge_method, "--author": author}
+        given |= {"--review-agent": review_agent, "--rework-agent": rework_agent}
         hint = _how_to_change(probe, [*given.items(), *(("--gate", each) for each in gate or [])])
         raise Refused(str(error), hint=hint or error.hint) from error
     if as_json:
@@ -117,6 +121,7 @@ def change_rig(
     merge_method: Method = None,
     author: Author = None,
     review_agent: ReviewAgent = None,
+    rework_agent: ReworkAgent = None,
     no_gates: NoGates = False,
     environment: Environment = False,
     allow_red: AllowRed = False,
@@ -137,7 +142,7 @@ def change_rig(
         _change_policy(name, policy or [], unset or [])
         if (
             not (agent or gates or no_gates or environment or merge or merge_method)
-            and setup is author is review_agent is None
+            and setup is author is review_agent is rework_agent is None
         ):
             return
     wanted = adding.Wanted(
@@ -149,6 +154,7 @@ def change_rig(
         merge_method=merge_method,
         author=author,
         review_agent=review_agent,
+        rework_agent=rework_agent,
         environment=capture(os.environ) if environment else None,
         allow_red=allow_red,
     )
@@ -237,6 +243,7 @@ def _print_rig(row: "RigRow") -> None:
         "agent": row.agent or "none: each sling names one with --agent",
         "setup": one_line(row.setup) or "none",
         "merges": _merges(row),
+        "rework": _rework(row),
         "reviews": f"{row.review_agent} has to approve each result" if row.review_agent else "none",
         "added": at(row.created_at),
         "beads": f"{row.open_beads} open, {row.running} running, {row.merging} merging",
@@ -260,6 +267,14 @@ def _merges(row: "RigRow") -> str:
 
     by_hand = "by hand: each result is pushed as branch gt/BEAD; tried as " if row.strategy == Strategy.BRANCH else ""
     return by_hand + row.merge_method + (f", with {one_line(row.author)} as author" if row.author else "")
+
+
+def _rework(row: "RigRow") -> str:
+    rounds = row.policy.get("rework_rounds") if isinstance(row.policy, dict) else None
+    if rounds == 0:
+        return "none: what holds a merge is for a person"
+    who = row.rework_agent or "the agent that did the work, if it reads what it is told,"
+    return f"{who} mends what holds a merge, before a person is asked"
 
 
 def _gate(gate: "Mapping[str, Any]") -> str:

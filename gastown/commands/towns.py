@@ -54,6 +54,7 @@ class NewRig:
     merge_method: str = MergeMethod.MERGE
     author: str | None = None  # of the commits that merges make, as "Name <mail>"; None: who did the work
     review_agent: str | None = None  # the preset that has to approve each result; None: none
+    rework_agent: str | None = None  # the preset that mends what holds a merge; None: that of the work
 
 
 def add_rig(session: Session, town_id: int, new: NewRig, *, actor: str = "user") -> Rig:
@@ -109,7 +110,8 @@ def set_paused(session: Session, town_id: int, paused: bool, *, rig: str | None 
 
 def update_rig(session: Session, rig: Rig, *, actor: str = "user", **values: object) -> list[str]:
     """Change what a rig is from now on; the names of what changed. Raises UsageError for a bad author."""
-    allowed = {"agent", "setup", "gates", "environment", "strategy", "merge_method", "author", "review_agent"}
+    allowed = {"agent", "setup", "gates", "environment", "strategy", "merge_method", "author"}
+    allowed |= {"review_agent", "rework_agent"}
     if values.keys() - allowed:
         raise ValueError(f"of a rig only {', '.join(sorted(allowed))} can be changed")
     if values.get("author") is not None:

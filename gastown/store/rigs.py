@@ -28,6 +28,7 @@ class RigRow:
     merge_method: str
     author: str | None  # of the commits that merges make
     review_agent: str | None  # the preset that has to approve each result
+    rework_agent: str | None  # the preset that mends what holds a merge; None: that of the work
     paused_at: datetime | None
     created_at: datetime
     open_beads: int
@@ -61,6 +62,7 @@ def list_rigs(session: Session, town_id: int, name: str | None = None) -> list[R
             merge_method=rig.merge_method,
             author=rig.author,
             review_agent=rig.review_agent,
+            rework_agent=rig.rework_agent,
             paused_at=rig.paused_at,
             created_at=rig.created_at,
             open_beads=beads.get(rig.id, 0),

@@ -311,6 +311,24 @@ def test_an_author_that_git_would_not_take(gastown: Gastown, repository: Path, o
     assert rigs()[0].author is None
 
 
+def test_who_mends_what_holds_a_merge(gastown: Gastown, repository: Path, own_home: Path) -> None:
+    """--rework-agent is checked like --agent, and has to read what it is told."""
+    (own_home / "presets").mkdir(parents=True, exist_ok=True)
+    (own_home / "presets" / "fixer.toml").write_text('argv = ["sh", "{prompt_file}"]\n')
+    add = ("rig", "add", str(repository), "--agent", "shell", "--rework-agent")
+    assert "there is no agent preset nobody" in gastown(*add, "nobody").err
+    assert "runs what it is told as a script" in gastown(*add, "shell").err
+    assert rigs() == []
+    assert gastown(*add, "fixer").code == 0
+    assert rigs()[0].rework_agent == "fixer"
+    assert "fixer mends what holds a merge" in gastown("rig", "show", "project").out
+    assert gastown("rig", "set", "project", "--rework-agent", "none").code == 0
+    assert rigs()[0].rework_agent is None
+    assert "the agent that did the work, if it reads what it is told, mends" in gastown("rig", "show", "project").out
+    assert gastown("rig", "set", "project", "--policy", "rework_rounds=0").code == 0
+    assert "what holds a merge is for a person" in gastown("rig", "show", "project").out
+
+
 def test_an_environment_that_is_stored_wrong_is_mended_by_the_command_that_is_named(
     gastown: Gastown, repository: Path, own_home: Path
 ) -> None:
