@@ -5,7 +5,7 @@ from sqlalchemy.orm import Session
 
 from gastown.errors import NotFound, Refused
 from gastown.models import Bead, BeadDependency
-from gastown.states import TERMINAL, BeadStatus
+from gastown.states import TERMINAL, BeadStatus, Purpose
 from gastown.store import beads
 from gastown.store.moves import lock_beads, record, wake
 
@@ -18,6 +18,10 @@ def block(session: Session, town_id: int, bead_id: str, blocker_id: str, *, acto
     bead = _locked(session, town_id, bead_id, blocker_id)
     if bead.status in TERMINAL or bead.status == BeadStatus.IN_REVIEW:
         raise Refused(f"{bead_id} is {bead.resolution or bead.status}", hint=f"gastown bead show {bead_id}")
+    if bead.purpose == Purpose.LANDING:
+        raise Refused(
+            f"{bead_id} lands convoy {bead.convoy_id}", hint=f"gastown convoy add {bead.convoy_id} {blocker_id}"
+        )
     if bead_id == blocker_id:
         raise Refused(f"{bead_id} cannot wait for itself", hint="name another bead: --by BEAD")
     beads.add_blockers(session, bead_id, [blocker_id], town_id)
@@ -29,7 +33,11 @@ def unblock(session: Session, town_id: int, bead_id: str, blocker_id: str, *, ac
     _locked(session, town_id, bead_id, blocker_id)
     statement = (
         delete(BeadDependency)
-        .where(BeadDependency.bead_id == bead_id, BeadDependency.blocker_id == blocker_id)
+        .where(
+            BeadDependency.bead_id == bead_id,
+            BeadDependency.blocker_id == blocker_id,
+            BeadDependency.kind == "blocks",
+        )
         .returning(BeadDependency.bead_id)
     )
     if session.execute(statement.execution_options(synchronize_session=False)).first() is None:

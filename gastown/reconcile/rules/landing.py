@@ -29,15 +29,15 @@ def stage(view: BeadView, now: datetime, policy: Policy) -> Decision | None:
 
 
 def hold_landing(view: BeadView, now: datetime, policy: Policy) -> Decision | None:
-    """A member of its convoy failed: a person retries it, cancels it, or lands the others without it."""
+    """A member of its convoy failed: a person retries it, or lands the others without it."""
     landing = _to_land(view)
     if landing is None or landing.partial or not landing.failed:
         return None
     failed = ", ".join(landing.failures) + (" and others" if landing.failed > len(landing.failures) else "")
     ask = Escalate(
         cause=f"member:{view.id}",
-        message=f"convoy {landing.convoy} does not land: {failed} failed. gastown bead retry BEAD, gastown bead cancel "
-        f"BEAD, or gastown convoy land {landing.convoy} --partial",
+        message=f"convoy {landing.convoy} does not land: {failed} failed. gastown bead retry BEAD, or "
+        f"gastown convoy land {landing.convoy} --partial",
     )
     return Decision(Verdict.MEMBER_FAILED, f"{failed} failed; {_progress(landing)}", (ask,))
 
@@ -62,7 +62,7 @@ def close_empty(view: BeadView, now: datetime, policy: Policy) -> Decision | Non
 
 
 def give_up_landing(view: BeadView, now: datetime, policy: Policy) -> Decision | None:
-    """It was landed so often without success that a person has to look."""
+    """Its merge requests failed so often, since somebody last retried it, that a person has to look."""
     landing = _to_land(view)
     if landing is None or landing.attempts < policy.landing_attempts:
         return None
