@@ -49,6 +49,11 @@ def what_of(row: BeadRow) -> str:
     return (row.held_reason if row.held_code or row.held_by_hand else None) or row.reason or ""
 
 
+def belongs(row: BeadRow) -> str:
+    """What a bead of a convoy is to it."""
+    return f"{'lands' if row.purpose == Purpose.LANDING else 'member of'} convoy {row.convoy}"
+
+
 def print_list(rows: Sequence[BeadRow], *, more: bool, everything: bool) -> None:
     if rows:
         screen.console().print(_short_table(rows) if screen.is_narrow() else _wide_table(rows))
@@ -61,8 +66,9 @@ def print_list(rows: Sequence[BeadRow], *, more: bool, everything: bool) -> None
 
 
 def _wide_table(rows: Sequence[BeadRow]) -> Table:
-    heads = ("id", "state", "priority", "tries", "agent", "rig", "title", "what")
-    return screen.table(heads, [_line(row) for row in rows], flexible=("title", "what"))
+    convoys = any(row.convoy for row in rows)
+    heads = ("id", "state", "priority", "tries", "agent", "rig", *(["convoy"] if convoys else []), "title", "what")
+    return screen.table(heads, [_line(row, convoys=convoys) for row in rows], flexible=("title", "what"))
 
 
 def _short_table(rows: Sequence[BeadRow]) -> Table:
@@ -84,7 +90,7 @@ def _short_table(rows: Sequence[BeadRow]) -> Table:
     return screen.table(heads, cells, flexible=("title", "what"))
 
 
-def _line(row: BeadRow) -> Sequence[Cell]:
+def _line(row: BeadRow, *, convoys: bool) -> Sequence[Cell]:
     return (
         row.id,
         screen.state(state_of(row)),
@@ -92,6 +98,7 @@ def _line(row: BeadRow) -> Sequence[Cell]:
         str(row.attempts),
         row.agent or "-",
         row.rig,
+        *([row.convoy or "-"] if convoys else []),
         one_line(row.title, 60),
         in_short(what_of(row), 100),
     )
@@ -101,13 +108,16 @@ def print_detail(detail: BeadDetail) -> None:
     row = detail.bead
     screen.say(f"{row.id} {one_line(row.title)}")
     state = state_of(row).replace("_", " ")
-    about = [state, f"rig {row.rig}", f"priority {row.priority}", f"agent {row.preset or 'of the rig'}"]
+    about = [state, f"rig {row.rig}", f"priority {row.priority}"]
+    about += [] if row.purpose == Purpose.LANDING else [f"agent {row.preset or 'of the rig'}"]
     screen.say(f"  {', '.join(about)}")
     ended = f", ended {at(row.closed_at)}" if row.closed_at else ""
     began = f", first attempt {at(row.started_at)}" if row.started_at else ""
     screen.say(f"  made {at(row.created_at)}{began}{ended}")
     if detail.made_for is not None:
         screen.say(f"  made for the merge of {detail.made_for} ({detail.purpose})")
+    if row.convoy is not None:
+        screen.say(f"  {belongs(row)} (gastown convoy show {row.convoy})")
     if row.labels:
         screen.say(f"  labels: {', '.join(one_line(each) for each in row.labels)}")
     if row.status == BeadStatus.FAILED:

@@ -32,6 +32,7 @@ _COLOURS = {
     "retrying": "yellow",
     Verdict.HELD: "yellow",
     Verdict.BLOCKER_FAILED: "yellow",
+    Verdict.MEMBER_FAILED: "yellow",
     Verdict.PAUSED: "yellow",
     Verdict.NO_NODE: "yellow",
     DispatchStatus.RUNNING: "cyan",

@@ -79,6 +79,7 @@ def state_now(row: "Explanation", listed: "BeadRow") -> str:
 
 def _print_one(row: "Explanation", listed: "BeadRow", *, in_full: bool) -> None:
     from gastown.cli import screen
+    from gastown.cli.beads import belongs
     from gastown.cli.words import at, in_short, one_line
 
     if row.down:
@@ -88,6 +89,8 @@ def _print_one(row: "Explanation", listed: "BeadRow", *, in_full: bool) -> None:
     screen.say(f"  {state}: {in_short(row.reason.removeprefix(f'{state}: '), 500)}")
     screen.say(f"  rule       {row.gate}: {row.meaning}")
     screen.say(f"  opens      {row.opens}")
+    if listed.convoy:
+        screen.say(f"  belongs    {belongs(listed)}")
     if row.says:
         screen.say(f"  says       {in_short(row.says, 500)}")
     if row.asks:

@@ -46,6 +46,12 @@ _BY_VERDICT = {
     Verdict.MISCONFIGURED: ("somebody has to put its policy right", "{set_policy} --unset KEY"),
     Verdict.PAUSED: ("somebody paused it, and has to resume it", "gastown resume"),
     Verdict.HELD: ("somebody holds it, and has to release it", "gastown bead release {id}"),
+    Verdict.STAGED: ("somebody has to start its convoy", "gastown convoy start {convoy}"),
+    Verdict.AWAITING_MEMBERS: ("its members have to be over; then it lands by itself", "gastown convoy show {convoy}"),
+    Verdict.MEMBER_FAILED: (
+        "members that failed have to be retried or canceled; or the others land without them",
+        "gastown convoy show {convoy}; gastown convoy land {convoy} --partial",
+    ),
     Verdict.AWAITING_START: ("nothing: its attempt makes its first call in a moment", "gastown logs -f {id}"),
     Verdict.AWAITING_AGENT: ("its agent has to finish", "gastown logs -f {id}"),
     Verdict.STOPPING: ("nothing: its attempt saves its work and ends, or is ended", "gastown logs -f {id}"),
@@ -115,6 +121,9 @@ _FAILED = ("it has failed: see why, then retry it; its attempts count from 0", "
 BY_HAND = frozenset(HoldCode) - {HoldCode.UNREACHABLE}  # merges that wait for a person
 
 
+_BY_A_PERSON = (Verdict.BLOCKER_FAILED, Verdict.MEMBER_FAILED, Verdict.STAGED, Verdict.PAUSED, Verdict.MISCONFIGURED)
+
+
 def advise(
     bead_id: str,
     status: str,
@@ -128,6 +137,7 @@ def advise(
     of_town: bool = False,
     drained: str = "",
     no_environment: bool = False,
+    convoy: str = "",
 ) -> Advice:
     """What a person can do about this bead. A verdict that is not known yet has the next tick to wait for.
 
@@ -155,6 +165,7 @@ def advise(
         "id": bead_id,
         "merge_branch": _merge_by_hand(bead_id, repository),
         "blocker": blocker,
+        "convoy": convoy,
         "repository": repository,
         "rig": rig,
         "set_policy": set_policy,
@@ -180,4 +191,4 @@ def needs_a_person(
         return True  # what an agent may mend waits for a person only when the rules have said so
     if status in (BeadStatus.CLOSED, BeadStatus.IN_REVIEW) or live:
         return False
-    return held_by_hand or verdict in (Verdict.BLOCKER_FAILED, Verdict.PAUSED, Verdict.MISCONFIGURED)
+    return held_by_hand or verdict in _BY_A_PERSON

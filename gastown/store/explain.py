@@ -127,6 +127,7 @@ def _explain_one(
         blocker="" if blocker is None else blocker.id,
         repository=rig.repository,
         rig=rig.name,
+        convoy=view.staged or ("" if view.landing is None else view.landing.convoy),
         drained=town.closed[0].name if town.closed else "",
         no_environment=town.rigs[rig.id].no_environment,
         of_town=town.paused_at is not None if verdict is Verdict.PAUSED else town.wrong is not None,

@@ -118,6 +118,7 @@ def _holdup(session: Session, verdict: str, beads: int, example: str) -> HoldUp:
         bead.id,
         bead.status,
         bead.verdict,
+        convoy=bead.convoy_id or "",
         held_code=held_code,
         blocker=blocker,
         repository=rig.repository,

@@ -23,6 +23,8 @@ class BeadRow:
     status: str
     resolution: str | None
     priority: str
+    purpose: str | None  # of a bead that Gastown made
+    convoy: str | None  # whose member, or landing, it is
     labels: list[str]
     preset: str | None
     agent: str | None  # who makes, or made, the last attempt
@@ -239,6 +241,8 @@ def _bead_row(row: Any) -> BeadRow:
         status=bead.status,
         resolution=bead.resolution,
         priority=PRIORITIES[bead.priority],
+        purpose=bead.purpose,
+        convoy=bead.convoy_id,
         labels=list(bead.labels),
         preset=bead.agent,
         agent=row.agent_name,
