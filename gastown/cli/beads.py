@@ -9,7 +9,7 @@ from rich.table import Table
 from gastown.cli import screen
 from gastown.cli.screen import Cell
 from gastown.cli.words import at, block, count, in_short, one_line, size, span
-from gastown.states import LIVE, BeadStatus, HoldCode, Verdict
+from gastown.states import LIVE, BeadStatus, HoldCode, Purpose, Verdict
 from gastown.store.detail import BeadDetail, MergeRow
 from gastown.store.listing import AttemptRow, BeadRow, EventRow, NeighbourRow
 
