@@ -8,10 +8,14 @@ from hypothesis import strategies as st
 
 from gastown.reconcile import decide
 from gastown.reconcile.actions import (
+    AskMerge,
     AskStop,
     CleanUp,
     CreateDispatch,
+    CreateReview,
+    CreateRework,
     Escalate,
+    FailMerge,
     FreeAgent,
     HoldBead,
     Lose,
@@ -21,13 +25,16 @@ from gastown.reconcile.actions import (
     StopContainer,
 )
 from gastown.reconcile.policy import Policy
-from gastown.reconcile.views import BeadView, BlockerView, DispatchView, FailureView, MergeView, dump, load
+from gastown.reconcile.views import BeadView, BlockerView, DispatchView, FailureView, LandingView, MergeView, dump, load
 from gastown.states import (
     LIVE,
+    REWORKED,
     AgentStatus,
     BeadStatus,
+    ConvoyStatus,
     DispatchStatus,
     FailureClass,
+    HoldCode,
     MergeStatus,
     Resolution,
     StopCode,
@@ -43,6 +50,12 @@ WOKEN = {
     Verdict.HELD,  # release
     Verdict.AWAITING_MERGE,  # the end of the merge ahead
     Verdict.MERGE_HELD,  # retry
+    Verdict.AWAITING_REWORK,  # the end of the bead that mends it
+    Verdict.AWAITING_REVIEW,  # the end of the bead that reviews it
+    Verdict.AWAITING_APPROVAL,  # retry, when nobody looks by itself
+    Verdict.STAGED,  # the start of its convoy
+    Verdict.AWAITING_MEMBERS,  # the end of a member
+    Verdict.MEMBER_FAILED,  # its retry
     Verdict.TERMINAL,  # retry
     Verdict.EXHAUSTED,  # it is terminal with this decision
 }
@@ -75,6 +88,12 @@ DISPATCHES = st.builds(
     cost_usd=st.floats(0, 3),
     cap_usd=st.none() | st.floats(0, 3),
 )
+BLOCKERS = st.builds(
+    BlockerView,
+    id=st.just("gt-other"),
+    status=st.sampled_from(BeadStatus),
+    resolution=st.none() | st.sampled_from(Resolution),
+)
 MERGES = st.builds(
     MergeView,
     id=st.just(3),
@@ -85,12 +104,27 @@ MERGES = st.builds(
     look_at=MAYBE,
     asked_at=MAYBE,
     ahead=st.none() | st.just("gt-other"),
+    held_code=st.none() | st.sampled_from(HoldCode),
+    batch=st.none() | st.just("gt-other"),
+    rounds=st.integers(0, 5),
+    rework_agent=st.none() | st.just("fixer"),
+    rework=st.none() | BLOCKERS,
+    review_agent=st.none() | st.just("reader"),
+    reviewed=st.booleans(),
+    review=st.none() | BLOCKERS,
 )
-BLOCKERS = st.builds(
-    BlockerView,
-    id=st.just("gt-other"),
-    status=st.sampled_from(BeadStatus),
-    resolution=st.none() | st.sampled_from(Resolution),
+FEW = st.integers(0, 3)
+LANDINGS = st.builds(
+    LandingView,
+    convoy=st.just("cv-1"),
+    convoy_status=st.sampled_from(ConvoyStatus),
+    members=st.integers(0, 12),
+    **dict.fromkeys(("released", "canceled", "failed", "stuck"), FEW),
+    branch=st.none() | st.just("convoy/one"),
+    has_head=st.booleans(),
+    partial=st.booleans(),
+    attempts=st.integers(0, 7),
+    others_over=st.booleans(),
 )
 FAILURES = st.builds(
     FailureView, failure_class=st.sampled_from(FailureClass), code=st.just("oom"), message=st.text(max_size=9)
@@ -109,6 +143,8 @@ VIEWS = st.builds(
     infra_failures=st.integers(0, 25),
     failure=st.none() | FAILURES,
     merge=st.none() | MERGES,
+    staged=st.none() | st.just("cv-1"),
+    landing=st.none() | LANDINGS,
     outage=st.booleans(),
     slot=st.none() | st.just(SLOT),
 )
@@ -155,6 +191,18 @@ def test_decide(view: BeadView, now: datetime) -> None:
         assert view.held_reason is None
         assert view.live is None
         assert Escalate in kinds
+
+    if CreateRework in kinds:  # one at a time, for what an agent may mend, and only so often
+        assert view.merge is not None
+        assert view.merge.rework is None
+        assert view.merge.held_code in REWORKED
+        assert view.merge.rounds < Policy().rework_rounds
+    if FailMerge in kinds:
+        assert view.merge is not None
+        assert view.merge.rounds >= Policy().rework_rounds
+    if {CreateRework, CreateReview, FailMerge, AskMerge} & set(kinds):  # never on what a worker has in hand
+        assert view.merge is not None
+        assert view.merge.status is MergeStatus.OPEN or AskMerge in kinds
 
     if decision.next_look is None:
         assert decision.verdict in WOKEN, f"{decision} would sleep for ever"
