@@ -71,9 +71,7 @@ def names(outcome: Prepared) -> list[str]:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_green_stack_lands_with_one_gate_run_and_a_commit_for_each(
-    bare: Rig, runs: Path, method: MergeMethod
-) -> None:
+def test_a_green_stack_lands_with_one_gate_run_and_own_commits(bare: Rig, runs: Path, method: MergeMethod) -> None:
     jobs = works(bare, runs, ["a", "b", "c"], method)
     onto = head(bare.remote, "main")
     outcome = prepared(prepare_all(bare, jobs))
