@@ -121,23 +121,23 @@ def print_detail(detail: BeadDetail) -> None:
     if row.labels:
         screen.say(f"  labels: {', '.join(one_line(each) for each in row.labels)}")
     if row.status == BeadStatus.FAILED:
-        _section("why it failed")
-        _indented(f"{detail.failure_code}: {row.failure or ''}", OUTPUT_LINES)
+        section("why it failed")
+        indented(f"{detail.failure_code}: {row.failure or ''}", OUTPUT_LINES)
     elif not row.terminal:
         screen.say(f"  {row.verdict or 'not looked at yet'}: {in_short(what_of(row)) or 'the next tick looks at it'}")
     if detail.body.strip():
-        _section("body")
-        _indented(detail.body, BODY_LINES)
+        section("body")
+        indented(detail.body, BODY_LINES)
     _neighbours("waits for", detail.blockers)
     _neighbours("is waited for by", detail.dependants)
     if detail.attempts:
-        _section("attempts")
+        section("attempts")
         print_attempts(detail.attempts)
     if detail.merge is not None:
-        _section("merge")
+        section("merge")
         _print_merge(detail.merge)
     _neighbours("made for its merge", detail.made)
-    _section("last events")
+    section("last events")
     print_events(detail.events, with_bead=False)
     if not row.terminal or row.status == BeadStatus.FAILED:
         screen.say(f"next: gastown why {row.id} or gastown logs {row.id}")
@@ -176,7 +176,7 @@ def _attempt_state(status: str, more: str) -> Cell:
 def _print_merge(merge: MergeRow) -> None:
     if merge.merged_sha is not None:
         screen.say(f"  merged into {merge.target} as {merge.merged_sha[:12]} at {at(merge.merged_at)}")
-        _print_gates(merge.gate_runs or [])
+        print_gates(merge.gate_runs or [])
         return
     step = f", {one_line(merge.step)}" if merge.step else ""
     screen.say(f"  {merge.status.replace('_', ' ')}{step}: {merge.head_sha[:12]} into {merge.target}")
@@ -185,17 +185,17 @@ def _print_merge(merge: MergeRow) -> None:
     if merge.rounds:
         screen.say(f"  {count(merge.rounds, 'round')} of rework so far")
     if merge.held_output:
-        _indented(merge.held_output, OUTPUT_LINES, tail=True)
-    _print_gates(merge.gate_runs or [])
+        indented(merge.held_output, OUTPUT_LINES, tail=True)
+    print_gates(merge.gate_runs or [])
 
 
-def _print_gates(runs: Sequence[Mapping[str, Any]]) -> None:
+def print_gates(runs: Sequence[Mapping[str, Any]]) -> None:
     """How the gates passed, and all that a flaky one printed."""
     for run in runs:
         flaky = f", at try {run['tries']} of {run['allowed']}" if run["tries"] > 1 else ""
         screen.say(f"  gate {one_line(run['name'])}: passed in {span(run['duration_s'])}{flaky}")
         if flaky:
-            _indented(run["output"], OUTPUT_LINES, tail=True)
+            indented(run["output"], OUTPUT_LINES, tail=True)
 
 
 def print_events(events: Sequence[EventRow], *, with_bead: bool = True) -> None:
@@ -210,16 +210,16 @@ def event_line(event: EventRow, *, with_bead: bool = True) -> str:
 
 def _neighbours(words: str, rows: Sequence[NeighbourRow]) -> None:
     if rows:
-        _section(words)
+        section(words)
     for row in rows:
         screen.say(f"  {row.id} {(row.resolution or row.status).replace('_', ' ')}: {one_line(row.title, 80)}")
 
 
-def _section(words: str) -> None:
+def section(words: str) -> None:
     screen.say(f"\n{words}:")
 
 
-def _indented(text: str, limit: int, *, tail: bool = False) -> None:
+def indented(text: str, limit: int, *, tail: bool = False) -> None:
     """Some lines of a long text: the last ones of an output, the first ones of anything else."""
     lines = block(text).split("\n")
     left_out = len(lines) - limit
