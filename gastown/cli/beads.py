@@ -128,7 +128,8 @@ def print_detail(detail: BeadDetail) -> None:
     if detail.body.strip():
         section("body")
         indented(detail.body, BODY_LINES)
-    _neighbours("waits for", detail.blockers)
+    if row.purpose != Purpose.LANDING:  # the convoy shows its members
+        _neighbours("waits for", detail.blockers)
     _neighbours("is waited for by", detail.dependants)
     if detail.attempts:
         section("attempts")
@@ -140,7 +141,8 @@ def print_detail(detail: BeadDetail) -> None:
     section("last events")
     print_events(detail.events, with_bead=False)
     if not row.terminal or row.status == BeadStatus.FAILED:
-        screen.say(f"next: gastown why {row.id} or gastown logs {row.id}")
+        look = f"logs {row.id}" if row.purpose != Purpose.LANDING else f"convoy show {row.convoy}"
+        screen.say(f"next: gastown why {row.id} or gastown {look}")
 
 
 def print_attempts(attempts: Sequence[AttemptRow]) -> None:

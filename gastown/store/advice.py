@@ -49,7 +49,7 @@ _BY_VERDICT = {
     Verdict.STAGED: ("somebody has to start its convoy", "gastown convoy start {convoy}"),
     Verdict.AWAITING_MEMBERS: ("its members have to be over; then it lands by itself", "gastown convoy show {convoy}"),
     Verdict.MEMBER_FAILED: (
-        "members that failed have to be retried or canceled; or the others land without them",
+        "members that failed have to be retried, or the others land without them",
         "gastown convoy show {convoy}; gastown convoy land {convoy} --partial",
     ),
     Verdict.AWAITING_START: ("nothing: its attempt makes its first call in a moment", "gastown logs -f {id}"),
