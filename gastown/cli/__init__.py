@@ -27,6 +27,7 @@ MODULES = (
     "gastown.cli.bead",
     "gastown.cli.convoy",
     "gastown.cli.diff",
+    "gastown.cli.mr",
     "gastown.cli.why",
     "gastown.cli.inbox",
     "gastown.cli.town",
