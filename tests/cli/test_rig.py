@@ -110,6 +110,8 @@ def test_a_setup_that_fails_is_named(gastown: Gastown, repository: Path, own_hom
         (["{repository}", "--agent", "none"], 3, "there is no agent preset none"),
         (["{repository}", "--agent", "ghost"], 2, "runs no-such-agent, which is not on the PATH"),
         (["{repository}", "--name", "a b"], 2, "'a b' cannot be a rig's name"),
+        (["{repository}", "--merge", "pr"], 2, "gastown opens no pull requests yet"),
+        (["{repository}", "--merge", "push"], 2, "nothing is merged 'push'"),
         (["https://me:secret@localhost/x.git"], 2, "the URL holds a password"),
         (["http://secret@localhost/x.git"], 2, "the URL holds a password, a token or a user"),
         (["HTTPS://secret:@localhost/x.git"], 2, "the URL holds a password, a token or a user"),
@@ -293,6 +295,19 @@ def test_how_a_rig_merges(gastown: Gastown, repository: Path) -> None:
     assert (said.code, "octopus" in said.err, "rebase" in said.err) == (2, True, True)
     said = gastown("rig", "add", str(repository), "--merge-method", "merge", "--author", "A <a@b>")
     assert "next: gastown rig set project --merge-method merge --author 'A <a@b>'" in said.err
+
+
+def test_a_rig_whose_merges_people_make(gastown: Gastown, repository: Path) -> None:
+    """What is not committed in the checkout holds none of these merges, so nobody is warned."""
+    (repository / "check.sh").write_text("changed")
+    said = gastown("rig", "add", str(repository), "--merge", "branch")
+    assert (said.code, "hold merges" in said.err) == (0, False)
+    assert rigs()[0].strategy == "branch"
+    assert "by hand: each result is pushed as branch gt/BEAD" in gastown("rig", "show", "project").out
+    assert "strategy changed" in gastown("rig", "set", "project", "--merge", "direct").out
+    assert rigs()[0].strategy == "direct"
+    said = gastown("rig", "set", "project", "--merge", "pr")
+    assert (said.code, "next: --merge branch" in said.err) == (2, True)
 
 
 @pytest.mark.parametrize(
