@@ -24,6 +24,8 @@ def state_of(row: BeadRow) -> str:
         return row.resolution
     if row.status == BeadStatus.IN_REVIEW:
         by_hand = row.held_code == HoldCode.AWAITING_APPROVAL
+        if row.verdict == Verdict.AWAITING_REVIEW and not row.held_code:
+            return "in review"
         return "yours to merge" if by_hand else "merge held" if row.held_code else "merging"
     if row.held_by_hand:
         return "held"

@@ -85,8 +85,8 @@ _BY_HOLD = {
         "gastown bead show {id}; gastown bead retry --again {id}",
     ),
     HoldCode.CHANGES_REQUESTED: (
-        "its review asks for changes: see what it says, then have its agent make them (--again), or merge it as it is",
-        "gastown bead show {id}; gastown bead retry --again {id}",
+        "its review asks for changes: have its agent make them (--again), or approve it as it is (gastown mr approve)",
+        "gastown mr show {id}; gastown bead retry --again {id}",
     ),
     HoldCode.PUSH_REFUSED: (
         "the repository refuses the push: allow it there, then try again",
