@@ -74,16 +74,20 @@ def _hunks(worktree: Path, path: str) -> str:
 
 
 def _side(worktree: Path, heading: str, tip: str, forks: Sequence[str], paths: Sequence[str]) -> str:
-    """Its commits since both were one that touched these files: subject, body and trailers, the newest first."""
-    form = "--format=%x00%h %an: %s%n%n%b"
-    options = ("--no-merges", f"--max-count={MOST_COMMITS}", "--no-color", form)
-    since = [f"^{fork}" for fork in forks]
-    log = git(
-        "--literal-pathspecs", "-c", "log.showSignature=false", "log", *options, tip, *since, "--", *paths, cwd=worktree
-    )
-    commits = [_cut(presentable(each).strip(), COMMIT_CHARS) for each in log.split("\0") if each.strip()]
-    listed = "\n\n".join(commits) or "nothing that is a commit of its own"
+    """What touched these files on one side since both were one: merges, which name their beads, then commits."""
+    range_ = (tip, *(f"^{fork}" for fork in forks), "--", *paths)
+    found = [
+        each for which in (("--first-parent", "--merges"), ("--no-merges",)) for each in _log(worktree, which, range_)
+    ]
+    listed = "\n\n".join(found) or "nothing that is a commit of its own"
     return f"{heading}\n\n{_cut(listed, SIDE_CHARS)}"
+
+
+def _log(worktree: Path, which: Sequence[str], range_: Sequence[str]) -> list[str]:
+    """Subject, body and trailers of each commit, the newest first."""
+    options = (*which, f"--max-count={MOST_COMMITS}", "--no-color", "--format=%x00%h %an: %s%n%n%b")
+    log = git("--literal-pathspecs", "-c", "log.showSignature=false", "log", *options, *range_, cwd=worktree)
+    return [_cut(presentable(each).strip(), COMMIT_CHARS) for each in log.split("\0") if each.strip()]
 
 
 def _cut(text: str, limit: int) -> str:
