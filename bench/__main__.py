@@ -16,6 +16,7 @@ BENCHES = {
     "heartbeats": "heartbeats.heartbeats",
     "first-retry": "retrying.first_retry",
     "hanging-start": "retrying.hanging_start",
+    "merging": "merging.merging",
     "sling-to-exec": "stack.sling_to_exec",
     "idle": "stack.idle",
 }
