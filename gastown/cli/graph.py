@@ -86,7 +86,8 @@ class _Lanes:
 
     lanes: list[frozenset[str]] = field(default_factory=list)
     lines: list[Line] = field(default_factory=list)
-    last: int = -1  # where the bead of the last line stands: another one below it would seem to wait for it
+    last: int = -1  # the lane in which the bead of the last line stands: what is below it seems to wait for it,
+    beside: frozenset[int] = frozenset()  # unless both branch off from one of these lanes, or lead into it
 
     def place_alone(self, name: str, mark: str) -> None:
         """A bead that has nothing to do with others, once all lanes have ended."""
@@ -99,7 +100,8 @@ class _Lanes:
         own = next((number for number in sources if not self.lanes[number]), None)
         shared = next((number for number, lane in enumerate(self.lanes) if dependants and lane == dependants), None)
         if own is None:
-            own = self._free(but=-1 if sources or shared is not None else self.last)
+            told_apart = self.beside & {*sources, *([] if sources or shared is None else [shared])}
+            own = self._free(but=-1 if told_apart else self.last)
         comes = [number for number in sources if number != own]
         if shared is None:
             self.lanes[own] = dependants
@@ -126,6 +128,7 @@ class _Lanes:
             cells[2 * joined + (-1 if joined > own else 1)] = "▸" if joined > own else "◂"
         self.lines.append(("".join(cells).rstrip(), name))
         self.last = own
+        self.beside = frozenset(comes if joined is None else [joined])
 
     def _join(self, own: int, shared: int) -> None:
         """A line of its own, in which the lane of a bead ends in another one."""
