@@ -16,6 +16,7 @@ from typing import IO
 
 NETWORK_TIMEOUT_S = 600.0  # DESIGN 3: git network 10 min
 KILL_GRACE_S = 2.0  # git removes its lock files on SIGTERM
+ERROR_BYTES = 256 * 1024  # of what a failed command said, the end: a remote's hook may print without end
 
 # Inherited GIT_* variables may point into another repository (a hook, an alias, an IDE), so all go but these, which
 # say how to reach a remote or where the user's configuration is.
@@ -60,7 +61,8 @@ _UNREACHABLE = re.compile(
     r"|does not appear to be a git repository|repository .* (not found|does not exist)|unexpected disconnect"
     r"|not a git repository|authentication failed|could not read (username|password)|terminal prompts disabled"
     r"|connection (refused|timed out|reset|closed)|host key verification failed|network is unreachable"
-    r"|unable to connect|dubious ownership|rpc failed|operation timed out|too slow",
+    r"|unable to connect|dubious ownership|rpc failed|operation timed out|too slow"
+    r"|error downloading object",  # git-lfs
     re.IGNORECASE,
 )
 _LOGIN = re.compile(r"(https?://|\w+://[^\s/:@]*:)[^\s/@]+@", re.IGNORECASE)  # with http, a user may be a token
@@ -106,13 +108,15 @@ class GitError(Exception):
 
     @property
     def reason(self) -> str:
-        """The line that says most, for people: git's first `fatal:` or `error:`, else its last line."""
+        """The line that says most, for people: the first `fatal:` or `error:`, or of git-lfs, else the last line."""
         if self.timed_out:
             return f"git {self.command.split(' ', 1)[0]} ran out of time"
         lines = [line.strip() for line in self.output.splitlines() if line.strip()]
         if len(lines) > 1 and "Could not read from remote repository" in lines[1]:
             return lines[0]  # what ssh said
-        telling = [line for line in lines if line.startswith(("fatal:", "error:", "remote: error:"))]
+        telling = [
+            line for line in lines if line.startswith(("fatal:", "error:", "remote: error:", "Error downloading"))
+        ]
         return (telling or lines[-1:] or [f"git exited with {self.exit_code} and said nothing"])[0]
 
 
@@ -142,10 +146,9 @@ def git(
         except OSError as error:
             raise GitError(_shown(args), _why_not_started(error, cwd), 127) from error
         exit_code = _wait(process, timeout_s)
-        stdout, stderr = _text(out), _text(err)
-    if exit_code != 0:
-        raise GitError(_shown(args), f"{stderr}\n{stdout}", exit_code)
-    return stdout
+        if exit_code != 0:
+            raise GitError(_shown(args), f"{_text(err, ERROR_BYTES)}\n{_text(out, ERROR_BYTES)}", exit_code)
+        return _text(out)
 
 
 def succeeds(*args: str, cwd: Path | None = None, env: Mapping[str, str] | None = None) -> bool:
@@ -220,8 +223,10 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
-def _text(file: IO[bytes]) -> str:
-    file.seek(0)
+def _text(file: IO[bytes], at_most: int | None = None) -> str:
+    """All of it, or its end."""
+    size = file.seek(0, os.SEEK_END)
+    file.seek(0 if at_most is None else max(0, size - at_most))
     return file.read().decode("utf-8", "surrogateescape")
 
 

@@ -115,7 +115,9 @@ class Mirror:
         return bool(self._git("log", "-1", f"--format=%(trailers:key={SNAPSHOT})", sha, "--").strip())
 
     def push(self, *refspecs: str, options: Sequence[str] = (), timeout_s: float = NETWORK_TIMEOUT_S) -> None:
-        """Push from the mirror to the remote. `options` go before the repository."""
+        """Push from the mirror to the remote, large files first. `options` go before the repository."""
+        sources = [source for source in (each.lstrip("+").partition(":")[0] for each in refspecs) if source]
+        large_files.upload(self, sources, timeout_s)
         self._git("push", "--quiet", "--porcelain", *options, "--", self.repository, *refspecs, timeout_s=timeout_s)
 
     def list_remote(self, *patterns: str, timeout_s: float = NETWORK_TIMEOUT_S) -> list[list[str]]:
@@ -165,8 +167,15 @@ class Mirror:
             if not files and self._can_do_without(sha):
                 _leave_files_out(worktree / ".git")
             parallel = ("-c", f"checkout.workers={WRITERS}")
-            git(*parallel, "checkout", "--quiet", "-B", branch, sha, "--", cwd=worktree)
-            return [*submodules.check_out(self, worktree), *large_files.remarks(worktree)]
+            checkout, failed = (*parallel, "checkout", "--quiet", "--force", "-B", branch, sha, "--"), None
+            try:
+                git(*checkout, cwd=worktree)
+            except GitError as error:
+                if not large_files.is_missing(error):
+                    raise
+                failed = error
+                git(*checkout, cwd=worktree, env=large_files.LENIENT)
+            return [*submodules.check_out(self, worktree), *large_files.remarks(worktree, failed)]
         except BaseException:
             shutil.rmtree(worktree, ignore_errors=True)
             raise
@@ -182,10 +191,12 @@ class Mirror:
         info = git_dir / "objects" / "info"
         info.mkdir(exist_ok=True)
         (info / "alternates").write_bytes(os.fsencode(self.path / "objects") + b"\n")
-        store = f'[lfs]\n\tstorage = "{_quoted(str(self.path / "lfs"))}"\n'  # as it is lost with the clone otherwise
+        lfs = f'[lfs]\n\tstorage = "{_quoted(str(large_files.store(self.path)))}"\n'  # is lost with the clone otherwise
+        if filters := large_files.filters(self.path):
+            lfs += '[filter "lfs"]\n' + "".join(f'\t{key} = "{_quoted(value)}"\n' for key, value in filters.items())
         origin = f'[remote "origin"]\n\turl = "{_quoted(self.repository)}"\n\tfetch = {HEADS}\n[gc]\n\tauto = 0\n'
         with (git_dir / "config").open("ab") as config:
-            config.write(os.fsencode(origin + store))
+            config.write(os.fsencode(origin + lfs))
 
     def _twice(self, command: Callable[[], object]) -> None:
         """Run it, and once more when it met the lock file of a git process that is dead."""

@@ -64,6 +64,8 @@ def remake(mirror: "Mirror") -> Path:
     lost = _take(made, str(view), list(wanted))
     lost = _take(made, mirror.repository, lost)  # under the same name, as far as it was pushed
     shutil.rmtree(view, ignore_errors=True)
+    if (path / "lfs").is_dir():  # the content of large files; some may be nowhere else
+        shutil.copytree(path / "lfs", made / "lfs", copy_function=os.link)
     aside = _free_name(path)
     made.rename(complete)
     path.rename(aside)

@@ -152,6 +152,7 @@ def test_large_files_of_an_attempt_outlive_its_clone(tmp_path: Path, monkeypatch
     config = tmp_path / "gitconfig"
     config.write_text('[filter "lfs"]\n\tclean = git-lfs clean\n\tsmudge = git-lfs smudge\n\trequired = true\n')
     monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(config))
+    monkeypatch.setenv("GIT_CONFIG_NOSYSTEM", "1")  # which names the real one where that is installed
     target = mirror.target("main") or ""
     work = workspace(mirror)
     work.make("main", target, target)
