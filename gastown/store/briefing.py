@@ -57,7 +57,7 @@ nothing. If it cannot be done, or two intents contradict each other and a person
 
 def _steps(code: HoldCode, rig: Rig, target: str) -> str:
     together = f"git rebase origin/{target}" if rig.merge_method == MergeMethod.REBASE else f"git merge origin/{target}"
-    steps = [f"`git fetch origin`, then `{together}`.{_REBASED if rig.merge_method == MergeMethod.REBASE else ''}"]
+    steps = [f"{_FETCH.format(target)} Then `{together}`.{_REBASED if rig.merge_method == MergeMethod.REBASE else ''}"]
     if code is HoldCode.CONFLICT:
         steps.append(
             "Resolve each conflict so that both intents are kept: that of the work (above), and that of the commits "
@@ -81,6 +81,7 @@ def _steps(code: HoldCode, rig: Rig, target: str) -> str:
     return "\n".join(f"{number}. {step}" for number, step in enumerate(steps, 1))
 
 
+_FETCH = "`git fetch origin`; where that is not allowed, `origin/{}` is still as new as your clone."
 _REBASED = (
     " This repository takes each commit by itself, without merge commits: conflicts that a merge commit resolves would "
     "come up again, so rebase."
@@ -92,7 +93,7 @@ def _commands(rig: Rig) -> list[str]:
         required = gates.of_rig(rig.gates)
     except Refused:  # stored wrong; whoever merges says so
         return []
-    setup = [f"   - `{rig.setup}` (set-up; done for you already)"] if rig.setup else []
+    setup = [f"   - `{rig.setup}` (set-up; it ran before you began)"] if rig.setup else []
     return setup + [f"   - `{gate.command}`" + (f" in `{gate.cwd}`" if gate.cwd else "") for gate in required]
 
 
