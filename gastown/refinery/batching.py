@@ -70,7 +70,7 @@ def _prepare(jobs: Sequence[MergeJob], runtime: Runtime, on_step: OnStep, should
         return Batch(outcome=found)
     mirror, target = found
     stack = _Stack(mirror, target)
-    with worktrees.fresh(mirror, place_of(leader), target, leader.target, files=needs_files(leader)) as worktree:
+    with worktrees.fresh(mirror, place_of(leader), target, leader.branch, files=needs_files(leader)) as worktree:
         for number, job in enumerate(jobs, 1):
             if should_stop():
                 return Batch(outcome=Stopped())
@@ -120,7 +120,7 @@ def _add(stack: _Stack, job: MergeJob, worktree: Path) -> PrepareOutcome | None:
         stack.made.append(Stacked(bead_id=job.bead_id, merge_sha=made, base_sha=base))
     elif outcome is not None and stack.made:
         stack.left_out[job.bead_id] = _why(outcome, stack.made[-1].bead_id)
-        _restore(worktree, base, job.target)
+        _restore(worktree, base, job.branch)
     return outcome
 
 
@@ -153,7 +153,7 @@ def _bisect(
     while bad - green > 1:
         middle = (green + bad) // 2
         with worktrees.fresh(
-            stack.mirror, place_of(leader), stack.made[middle - 1].merge_sha, leader.target
+            stack.mirror, place_of(leader), stack.made[middle - 1].merge_sha, leader.branch
         ) as worktree:
             said = run_gates(leader, runtime, worktree, _shown(on_step, middle), should_stop)
         if isinstance(said, Stopped):

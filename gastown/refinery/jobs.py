@@ -41,6 +41,11 @@ class MergeJob:
     setup_timeout_s: float = GATE_TIMEOUT_S
 
     @property
+    def branch(self) -> str:
+        """What the target is called in the worktree: git checks no branch out that could be taken for an option."""
+        return f"target/{self.target}" if self.target.startswith("-") or self.target == "HEAD" else self.target
+
+    @property
     def merging_ref(self) -> str:
         """Where the mirror keeps the merge commit, so that a crash before or after the push cannot lose it."""
         return f"refs/gastown/merging/{self.bead_id}/{self.merge_epoch}"

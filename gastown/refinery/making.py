@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from gastown.agent import submodules
@@ -54,13 +54,12 @@ def is_empty(mirror: Mirror, made: str, base: str) -> bool:
     return trees[0] == trees[1]
 
 
-def brought(mirror: Mirror, job: MergeJob, tip: str) -> str | None:
+def brought(mirror: Mirror, job: MergeJob, tip: str, since: Sequence[str]) -> str | None:
     """The commit on the first-parent history of `tip` that a squash or rebase of this very head made; None: none did.
 
     By the trailers of the last commit that such a merge makes: what has other SHAs cannot be known by them. Commits
-    older than the work's base cannot be it.
+    older than the work's base cannot be it: `since` is what is common to both.
     """
-    since = common(mirror, job.head_sha, tip)
     trailers = ",".join((f"key={DISPATCH}", f"key={HEAD}", "valueonly", "separator=%x20"))
     line = _log(
         mirror.path,
@@ -162,7 +161,7 @@ def _rebase(job: MergeJob, worktree: Path, base: str) -> str:
     tip = base
     for number, fields in enumerate(commits, 1):
         tip = _with_trailers(job, worktree, fields, tip, last=number == len(commits))
-    git("checkout", "--quiet", "-B", job.target, tip, "--", cwd=worktree)
+    git("checkout", "--quiet", "-B", job.branch, tip, "--", cwd=worktree)
     return tip
 
 

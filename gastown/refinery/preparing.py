@@ -66,7 +66,7 @@ def _prepare(job: MergeJob, runtime: Runtime, on_step: OnStep, should_stop: Shou
     if should_stop():
         return Stopped()
     on_step("merge")
-    with worktrees.fresh(mirror, place_of(job), base, job.target, files=needs_files(job)) as worktree:
+    with worktrees.fresh(mirror, place_of(job), base, job.branch, files=needs_files(job)) as worktree:
         merged = making.make(job, mirror, worktree.path, base)
         if isinstance(merged, Held):
             return merged
@@ -131,9 +131,10 @@ def leaves_nothing(mirror: Mirror, job: MergeJob, made: str, base: str) -> bool:
 
 def _brought(mirror: Mirror, job: MergeJob, tip: str) -> str | None:
     """The commit by which `tip` has the work: a merge, the head itself, or what a squash or a rebase made of it."""
-    if is_ancestor(mirror, job.head_sha, tip):
+    since = making.common(mirror, job.head_sha, tip)
+    if job.head_sha in since:
         return bringer(mirror, job.head_sha, tip)
-    return making.brought(mirror, job, tip)
+    return None if since == [tip] else making.brought(mirror, job, tip, since)
 
 
 def _base(mirror: Mirror, job: MergeJob, target: str) -> str:

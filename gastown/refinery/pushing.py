@@ -36,6 +36,8 @@ INTO_CHECKOUT = (
 _CHANGED = re.compile(r"Working directory has (un)?staged changes|Up-to-date check failed|Working directory not clean")
 _WOULD_OVERWRITE = "Could not update working tree"
 _LOCKED = re.compile(r"Unable to create '.+\.lock': File exists")
+_ABORTED = "ref updates aborted by hook"  # of a reference-transaction hook, of which git's server side dies
+_OF_GIT = re.compile(r"To |Done$|[!=+*-]\t|(error|fatal|hint|warning|send-pack): ")
 _MOVED_MEANWHILE = re.compile(r"is at [0-9a-f]{40,64} but expected")
 _FORBIDDEN = re.compile(
     r"error: 403|permission to .+ denied|denied to|not allowed to push|write access|read.only|not have permission"
@@ -160,7 +162,7 @@ def _meaning(error: GitError, mirror: Mirror, job: MergeJob, sha: str, expected_
 
 def refusal_of(error: GitError, repository: str) -> PushRefused | None:
     """What a remote meant by refusing a push; None when it did not refuse it."""
-    if error.refused or _FORBIDDEN.search(error.output):
+    if error.refused or _ABORTED in error.output or _FORBIDDEN.search(error.output):
         return PushRefused(_words_of_the_remote(error))
     if _NO_CREDENTIALS.search(error.output):
         hint = "give git a credential helper or an ssh key that may push there"
@@ -174,8 +176,9 @@ def _presentable_paths(paths: Sequence[str]) -> tuple[str, ...]:
 
 def _words_of_the_remote(error: GitError) -> str:
     """What its hooks printed, then git's own short reason: `no pushes on Friday (pre-receive hook declined)`."""
-    lines = error.output.split("\n")
-    said = [line.removeprefix("remote:").strip() for line in lines if line.startswith("remote:")]
+    lines = (line.removeprefix("remote:").strip() for line in error.output.split("\n"))
+    said = [line for line in lines if line and not _OF_GIT.match(line)]
     short = re.search(r"\[remote rejected\] (\(.+\))", error.output)
-    words = " ".join([*(line for line in said if line), short[1] if short else ""]).strip()
+    aborted = f"({_ABORTED})" if _ABORTED in error.output else ""
+    words = " ".join([*said, short[1] if short else aborted]).strip()
     return presentable(words or error.reason, 2000)

@@ -86,15 +86,16 @@ def _die_when_written(file: Path) -> None:
 
 
 def serve() -> None:
-    """Read orders, one JSON object a line; answer each with the exit code of its process, as `Popen.returncode`."""
+    """Read orders, one JSON object a line; answer each with the exit code of its process and the most memory it had."""
     import_module("gastown.tasks.merge")
     for line in sys.stdin:
         order = json.loads(line)
         pid = os.fork()
         if pid == 0:
             _work(order)
-        code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-        print(json.dumps(code), flush=True)  # noqa: T201 (the answer)
+        _, status, usage = os.wait4(pid, 0)
+        answer = [os.waitstatus_to_exitcode(status), usage.ru_maxrss // 1024]
+        print(json.dumps(answer), flush=True)  # noqa: T201 (to the test)
 
 
 def _work(order: dict[str, Any]) -> NoReturn:
@@ -150,6 +151,7 @@ class Workers:
 
     def __init__(self, process: "subprocess.Popen[str]") -> None:
         self._process = process
+        self.peak_mb = 0  # of the last one, and of what it started
 
     def run(
         self, merge_id: int, *, log: Path, now: str | None, worker: str, point: Point | None = None, **environment: str
@@ -168,7 +170,7 @@ class Workers:
         assert self._process.stdout
         self._process.stdin.write(json.dumps(order) + "\n")
         self._process.stdin.flush()
-        code = json.loads(self._process.stdout.readline())
+        code, self.peak_mb = json.loads(self._process.stdout.readline())
         assert code in (0, -signal.SIGKILL), log.read_text()
         return int(code)
 

@@ -36,7 +36,7 @@ def head(repository: Path, rev: str = "HEAD") -> str:
 def add_hook(repository: Path, name: str, script: str) -> None:
     """To a checkout or a bare repository."""
     folder = (repository / ".git" if (repository / ".git").is_dir() else repository) / "hooks"
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     (folder / name).write_text(script)
     (folder / name).chmod(0o755)
 
