@@ -11,8 +11,8 @@ from sqlalchemy import ColumnElement, and_, select, update
 from sqlalchemy.orm import Session
 
 from gastown.models import Bead, ConvoyBranch, Dispatch, Event, MergeRequest, Rig
-from gastown.states import TERMINAL, HoldCode, MergeStatus, Purpose, Resolution, StopCode
-from gastown.store import agents, attempts, beads, looks, review_prompt, staging
+from gastown.states import TERMINAL, BeadStatus, HoldCode, MergeStatus, Purpose, Resolution, StopCode
+from gastown.store import agents, attempts, beads, escalations, looks, review_prompt, staging
 from gastown.store.moves import lock_beads, move, record, set_bead, wake
 from gastown.store.orders import head_ref_of
 from gastown.store.requests import wake_next
@@ -72,7 +72,11 @@ def ask_again(session: Session, bead: Bead) -> bool:
     dropped = session.execute(
         waits.values(review_id=None).returning(MergeRequest.id).execution_options(synchronize_session=False)
     )
-    return dropped.first() is not None
+    request_id = dropped.scalar()
+    if request_id is None:
+        return False
+    _settle_failed(session, request_id, bead.town_id)
+    return True
 
 
 def awaits_review(session: Session, request: MergeRequest) -> bool:
@@ -144,6 +148,7 @@ def approve_head(session: Session, request: MergeRequest, head_sha: str, comment
     unfinished = MergeRequest.status.not_in((MergeStatus.CLOSED, MergeStatus.FAILED))
     if not _update(session, request.id, unfinished, MergeRequest.head_sha == head_sha, **values):
         return False
+    _settle_failed(session, request.id, request.town_id)
     wake(session, request.bead_id)
     _tell(session, request, f"{who} approves {head_sha[:12]}", comment, actor)
     return True
@@ -218,6 +223,13 @@ def close(session: Session, review: Bead, message: str, actor: str) -> bool:
     closed = beads.close_bead(session, review, resolution, actor, said)
     agents.unhook(session, review.id)
     return closed
+
+
+def _settle_failed(session: Session, merge_id: int, town_id: int) -> None:
+    """Nobody has to look at a review that failed, once the head was approved without it, or is read anew."""
+    query = select(Bead.id).where(Bead.mr_id == merge_id, Bead.purpose == Purpose.REVIEW)
+    failed = session.scalars(query.where(Bead.status == BeadStatus.FAILED))
+    escalations.settle(session, town_id, *(escalations.FAILED + each for each in failed))
 
 
 def _tell(session: Session, request: MergeRequest, what: str, comment: str, actor: str) -> None:

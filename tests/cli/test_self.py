@@ -23,6 +23,8 @@ CALLS = [
     ["limit", "429", "--for", "60"],
     ["limit", "429", "--until", "2030-01-31T12:00"],
     ["locked-out", "401"],
+    ["review", "approve"],
+    ["review", "changes", "--comment", "app.py:3: off by one"],
 ]
 SLOW = ("sqlalchemy", "celery", "psycopg", "alembic", "fastapi", "httpx", "rich.console", "gastown.settings")
 
@@ -84,6 +86,9 @@ def test_without_its_supervisor_nothing_is_said(
         (["cost", "much"], 2, "valid number"),
         (["tool", "pause", "x"], 2, "is not one of"),
         (["tool", "begin"], 2, "missing argument"),
+        (["review"], 2, "missing argument"),
+        (["review", "perhaps"], 2, "is not one of"),
+        (["review", "changes", "--comment", "c", "-F", "f"], 2, "two comments"),
         (["limit"], 2, "missing argument"),
         (["limit", "x", "--until", "soon"], 2, "'soon' is no time"),
         (["limit", "x", "--until", "9" * 30], 2, "is no time"),

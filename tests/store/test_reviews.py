@@ -11,10 +11,21 @@ from gastown.commands import attempt, reviews, towns, work
 from gastown.db import transaction
 from gastown.errors import Refused, UsageError
 from gastown.models import Bead, ConvoyBranch, Dispatch, Event, MergeRequest
-from gastown.states import LIVE, BeadStatus, DispatchStatus, FailureCode, HoldCode, Purpose, Resolution, Verdict
-from gastown.store import attempts, resync
+from gastown.states import (
+    LIVE,
+    BeadStatus,
+    DispatchStatus,
+    FailureCode,
+    HoldCode,
+    Purpose,
+    Resolution,
+    StopCode,
+    Verdict,
+)
+from gastown.store import attempts, beads, resync
 from gastown.store import reviews as store
 from gastown.store.attempts import Fenced
+from gastown.store.escalations import InboxRow, list_inbox
 from tests.builders import BASE, HEAD, a_merge, a_rig, agent_of, an_attempt, attempts_on, now
 from tests.conftest import Clock
 from tests.races import committed, race, together
@@ -322,10 +333,32 @@ def test_one_that_failed_for_good_waits_for_a_person(town_id: int, clock: Clock)
     bead = bead_of_request(request)
     assert (bead.verdict, bead.verdict_reason) == ("awaiting_review", f"{review.id} was to review it, and is failed")
     assert bead.wake_at is None
+    assert [row.cause for row in inbox(town_id)] == [f"failed:{review.id}"]
     committed(lambda session: work.retry(session, town_id, review.id))
+    assert inbox(town_id) == []
     assert (now(review).status, now(review).base_sha) == (BeadStatus.OPEN, HEAD)
     tick()
     assert bead_of_request(request).verdict_reason == f"{review.id} reviews it"
+
+
+@pytest.mark.parametrize("by_hand", [True, False])
+def test_nobody_is_asked_about_a_failed_review_that_is_not_waited_for(town_id: int, by_hand: bool) -> None:
+    request, review = under_review()
+    with transaction() as session:
+        row = beads.lock_known_bead(session, review.id, town_id)
+        attempts.stop_live(session, row, StopCode.CANCELED, "it cannot be done")
+        beads.fail_bead(session, row, "attempts_exhausted", "it cannot be done")
+    assert len(inbox(town_id)) == 1
+    if by_hand:
+        committed(lambda session: reviews.approve(session, town_id, request.bead_id))
+    else:
+        committed(lambda session: work.retry(session, town_id, request.bead_id))
+    assert inbox(town_id) == []
+
+
+def inbox(town_id: int) -> list[InboxRow]:
+    with transaction() as session:
+        return list_inbox(session, town_id)
 
 
 def test_another_review_is_asked_for(town_id: int) -> None:
