@@ -146,6 +146,7 @@ VIEWS = st.builds(
     staged=st.none() | st.just("cv-1"),
     landing=st.none() | LANDINGS,
     outage=st.booleans(),
+    unasked=st.booleans(),
     slot=st.none() | st.just(SLOT),
 )
 
