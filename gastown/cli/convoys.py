@@ -4,6 +4,8 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+from rich.text import Text
+
 from gastown.cli import graph, screen
 from gastown.cli.beads import state_of, what_of
 from gastown.cli.screen import Cell
@@ -120,7 +122,10 @@ def _print_graph(detail: ConvoyDetail) -> None:
         others = [each for each in detail.after[name] if each not in rows or not drawn]
         waits = f"after {_some(others)}" if others and row.status not in TERMINAL else ""
         what = in_short("; ".join(part for part in (_what(row), waits) if part), 100)
-        own: list[Cell] = [line, row.id, screen.state(state_of(row)), str(row.attempts)]
+        state = screen.state(state_of(row))
+        picture = Text(line)
+        picture.highlight_words([mark for mark in graph.both(_mark(row)) if mark in line], state.style)
+        own: list[Cell] = [picture, row.id, state, str(row.attempts)]
         own += [row.agent or "-"] if roomy else []
         own += [one_line(row.rig)] if several else []
         cells.append((*own, one_line(row.title, 60), what))
@@ -146,18 +151,20 @@ def _mark(row: BeadRow) -> str:
 def _print_landing(landing: LandingRow, detail: ConvoyDetail) -> None:
     bead = landing.bead
     branch = next((each for each in detail.branches if each.rig == bead.rig), None)
-    screen.say(f"\n{one_line(bead.rig)}: {_where(branch)}")
+    screen.say(f"\n{one_line(bead.rig)}: {_where(branch, over=bead.terminal)}")
     state = state_of(bead).replace("_", " ")
     screen.say(f"  {bead.id} {state}: {in_short(landing.reason.removeprefix(f'{state}: '), 500)}")
     if not bead.terminal or bead.status == BeadStatus.FAILED:
         screen.say(f"  opens  {landing.opens}")
 
 
-def _where(branch: BranchRow | None) -> str:
+def _where(branch: BranchRow | None, *, over: bool) -> str:
     if branch is None:
         return "each member is merged by itself"
-    at_head = f" at {branch.head_sha[:12]}" if branch.head_sha else ", nothing merged into it yet"
-    return f"branch {one_line(branch.branch)}{at_head}, lands on {one_line(branch.target)}"
+    at_head = (
+        f" at {branch.head_sha[:12]}" if branch.head_sha else ", nothing merged into it" + ("" if over else " yet")
+    )
+    return f"branch {one_line(branch.branch)}{at_head}" + ("" if over else f", lands on {one_line(branch.target)}")
 
 
 def _next(detail: ConvoyDetail) -> str:

@@ -76,6 +76,11 @@ def draw(after: After, marks: Mapping[str, str], *, plain: bool | None = None) -
     return [((line.translate(_ASCII) if plain else line).ljust(width), name) for line, name in lanes.lines]
 
 
+def both(mark: str) -> tuple[str, str]:
+    """A mark as it is, and as it is drawn in plain characters."""
+    return mark, mark.translate(_ASCII)
+
+
 def _must_be_plain() -> bool:
     return os.environ.get("TERM") == "dumb" or not (sys.stdout.encoding or "").lower().startswith("utf")
 
