@@ -18,6 +18,7 @@ BENCHES = {
     "hanging-start": "retrying.hanging_start",
     "merging": "merging.merging",
     "sling-to-exec": "stack.sling_to_exec",
+    "repositories": "repositories.worktrees",
     "idle": "stack.idle",
 }
 

@@ -3,12 +3,17 @@
 import os
 import re
 import shutil
+import threading
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from gastown.agent.mirror import Mirror
+
+LARGE_INDEX_BYTES = 1024 * 1024  # about 10,000 files, which take 0.1 s to remove
+GONE = "gone"  # in home/merges: what is being removed
 
 
 @dataclass(frozen=True)
@@ -31,8 +36,24 @@ def fresh(mirror: Mirror, path: Path, sha: str, branch: str, *, files: bool = Tr
         worktree.scratch.mkdir(mode=0o700)
         yield worktree
     finally:
-        remove(worktree.path)
+        _let_go(worktree.path)
         remove(worktree.scratch)
+
+
+def _let_go(path: Path) -> None:
+    """Remove it, but a large one in the background: a merge waits for no disk. A later one ends what a kill left."""
+    gone = path.parents[1] / GONE
+    with suppress(OSError):  # no clone was made, or the disk is full
+        if (path / ".git" / "index").stat().st_size > LARGE_INDEX_BYTES:
+            gone.mkdir(exist_ok=True)
+            path.rename(gone / uuid.uuid4().hex)
+            threading.Thread(target=_empty, args=(gone,), name="worktrees", daemon=True).start()
+    remove(path)
+
+
+def _empty(folder: Path) -> None:
+    for entry in sorted(folder.iterdir()):
+        remove(entry)
 
 
 def directory(home: Path, rig_id: int) -> Path:
