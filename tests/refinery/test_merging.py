@@ -2,7 +2,6 @@
 
 import os
 import threading
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,7 +20,6 @@ from gastown.refinery.merging import (
     Unknown,
     contains,
     land,
-    prepare,
     push,
     release,
 )
@@ -308,15 +306,3 @@ def test_worktrees_of_earlier_merges_go_and_later_ones_stay(rig: Rig) -> None:
     (folder / "gt-1-2" / "sub").chmod(0o500)
     release(job)
     assert sorted(path.name for path in folder.iterdir()) == ["gt-1-4", "gt-11-1", "gt-2-1"]
-
-
-def test_overhead_of_a_merge_is_below_300_ms(rig: Rig) -> None:
-    times = []
-    for n in range(4):
-        job = rig.work(f"gt-{n}", {f"file{n}": "x"})
-        begun = time.perf_counter()
-        outcome = prepare(job, rig.runtime, lambda step: None, lambda: False)
-        assert isinstance(outcome, Prepared)
-        assert push(job, outcome) == Pushed()
-        times.append(time.perf_counter() - begun)
-    assert min(times) < 0.3, f"{min(times) * 1000:.0f} ms"
