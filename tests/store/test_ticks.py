@@ -316,6 +316,10 @@ def test_resync_finds_what_no_wake_up_reached(town: Town) -> None:
     tick()
 
 
+_REQUEST = (
+    "INSERT INTO merge_requests (town_id, rig_id, bead_id, dispatch_id, target, head_sha, priority, {})"
+    " SELECT town_id, rig_id, bead_id, id, 'main', 'x', 1, {} FROM dispatches WHERE status = '{}'"
+)
 BROKEN = [
     ("UPDATE agents SET status = 'idle'", "whose agent is not at work"),
     ("UPDATE dispatches SET status = 'stopped', code = 'held', ended_at = now()", "no live attempt behind it"),
@@ -330,6 +334,18 @@ BROKEN = [
         "a request that is merged while its bead is not",
     ),
     ("UPDATE dispatches SET status = 'succeeded' WHERE status = 'lost'", "done that another attempt followed"),
+    (_REQUEST.format("rework_id", "bead_id", "lost"), "waits for a rework of another one"),
+    (
+        _REQUEST.format("held_code, held_reason, rework_id", "'conflict', 'x', bead_id", "lost")
+        + "; UPDATE beads SET status = 'closed', resolution = 'done', closed_at = now()",
+        "a rework that was done while its merge request waits",
+    ),
+    (
+        _REQUEST.format("status", "'closed'", "lost")
+        + "; "
+        + _REQUEST.format("batch_of", "(SELECT id FROM merge_requests)", "running"),
+        "a merge request in a batch that nobody merges",
+    ),
     (
         "UPDATE beads SET status = 'closed', resolution = 'done', closed_at = now(), wake_at = NULL",
         "a terminal bead with a live attempt or a hooked agent",
