@@ -13,7 +13,7 @@ from gastown import api
 from gastown.models import Node
 from gastown.store import services
 from gastown.tasks import housekeeping
-from gastown.tasks.merge import Lease
+from gastown.tasks.leases import Lease
 from tests.api.conftest import serve
 from tests.conftest import Clock
 from tests.races import committed

@@ -19,7 +19,7 @@ from gastown.sim.broker import Message
 from gastown.sim.nodes import Node
 from gastown.store.moves import MoveLost
 from gastown.store.orders import MergeOrder
-from gastown.tasks import merge
+from gastown.tasks.leases import Lease
 from gastown.tasks.containers import StartTask, start_died
 
 if TYPE_CHECKING:
@@ -160,7 +160,7 @@ class Fleet:
                 self.kill(job)
 
 
-class SimLease(merge.Lease):
+class SimLease(Lease):
     """A lease that is beaten by an actor: when it is due, and somebody lets it."""
 
     def __init__(self, world: "World", order: MergeOrder) -> None:
