@@ -344,6 +344,23 @@ def test_who_mends_what_holds_a_merge(gastown: Gastown, repository: Path, own_ho
     assert "what holds a merge is for a person" in gastown("rig", "show", "project").out
 
 
+def test_who_approves_results(gastown: Gastown, repository: Path, own_home: Path) -> None:
+    """--review-agent is checked like --agent, and has to read what it is told."""
+    (own_home / "presets").mkdir(parents=True, exist_ok=True)
+    (own_home / "presets" / "reader.toml").write_text('argv = ["sh", "{prompt_file}"]\n')
+    add = ("rig", "add", str(repository), "--agent", "shell", "--review-agent")
+    assert "there is no agent preset nobody" in gastown(*add, "nobody").err
+    assert "runs what it is told as a script" in gastown(*add, "shell").err
+    assert rigs() == []
+    assert gastown(*add, "reader").code == 0
+    assert rigs()[0].review_agent == gastown("rig", "show", "project", "--json").json["review_agent"] == "reader"
+    assert "reader has to approve each result" in gastown("rig", "show", "project").out
+    assert gastown("rig", "set", "project", "--review-agent", "shell").code == 2
+    assert gastown("rig", "set", "project", "--review-agent", "none").out == "rig project: review_agent changed\n"
+    assert rigs()[0].review_agent is None
+    assert "--review-agent reader" in gastown(*add, "reader").err  # it is a rig already: how to change it
+
+
 def test_an_environment_that_is_stored_wrong_is_mended_by_the_command_that_is_named(
     gastown: Gastown, repository: Path, own_home: Path
 ) -> None:
