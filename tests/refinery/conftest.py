@@ -54,4 +54,4 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
             "merge workers killed: point, next worker, outcome, merge commits, dependants released"
         )
         for point, by, outcome, commits, released in faulty.KILLS:
-            terminalreporter.write_line(f"{point:32} {by:13} {outcome:44} {commits:3} {released:3}")
+            terminalreporter.write_line(f"{point:38} {by:13} {outcome:40} {commits:3} {released:3}")

@@ -7,7 +7,7 @@ import pytest
 from gastown.agent import processes
 from gastown.agent.mirror import MARK
 from gastown.db import in_transaction
-from gastown.states import MergeStatus
+from gastown.states import HoldCode, MergeStatus
 from gastown.store import merges
 from gastown.store.workers import claimer
 from tests.builders import now
@@ -55,6 +55,25 @@ SAME, ANOTHER = "same name", "another name"
 # A worker that is back under its name takes up at once what it had begun; each kind of point once.
 BACK = ("claim not committed", "claimed", "in gate 1", "after gate 2", "push begun, nothing pushed", "recorded")
 CASES = [*((name, ANOTHER) for name in POINTS), *((name, SAME) for name in BACK)]
+# The same of three merges that go together.
+BATCH = {
+    "claimed": Point("gastown.tasks.merge:_job", BEFORE),
+    "two of three stacked": Point("gastown.agent.mirror:Mirror.keep", AFTER, 2),
+    "gated": Point(GATE, AFTER, 2),
+    "begin_push not committed": Point("gastown.store.merges:begin_push", AFTER),
+    "push begun, nothing pushed": Point("gastown.refinery.merging:push", BEFORE),
+    "pushed, answer lost": Point("gastown.refinery.merging:push", AFTER),
+    "record not committed": Point("gastown.store.merges:record_merged", AFTER),
+    "recorded": Point("gastown.refinery.merging:release", BEFORE),
+}
+# And when one of them makes the gates red.
+RED = {
+    "while it is halved": Point(GATE, AFTER, 2),
+    "culprit found, not held": Point("gastown.store.merges:hold_along", BEFORE),
+    "hold not committed": Point("gastown.store.merges:hold_along", AFTER),
+    "culprit held": Point("gastown.tasks.merge:_push", BEFORE),
+    "the rest pushed": Point("gastown.refinery.merging:push", AFTER),
+}
 
 
 def settle(town: Town, by: str, *, at_once: bool) -> None:
@@ -119,3 +138,35 @@ def test_a_push_outlives_its_worker(town: Town) -> None:
         assert time.monotonic() < deadline, "the push of the killed worker does not end"
     assert town.gated() == ["1", "2"]
     note(town, "in the push, which arrives later", ANOTHER)
+
+
+@pytest.mark.parametrize("name", BATCH)
+def test_killed_with_a_batch(town: Town, name: str) -> None:
+    """Each has its own merge commit, and from the push on all are settled as one."""
+    town.batches_of(3)
+    town.fill([{f"new{number}": "new\n"} for number in range(3)])
+    assert town.run(town.requests[0].id, "merge@here", BATCH[name]) == KILLED
+    pushing = name in {*PUSHING, "recorded"}
+    before = town.gated()
+    settle(town, ANOTHER, at_once=False)
+    assert town.gated() == (["1", "2"] if pushing else [*before, "1", "2"])
+    note(town, f"3 together: {name}", ANOTHER)
+
+
+@pytest.mark.parametrize("name", RED)
+def test_killed_with_a_red_batch(town: Town, name: str) -> None:
+    """The others are merged once, and who made it red is held: neither merged nor forgotten."""
+    town.batches_of(3)
+    log = town.folder / "gated"
+    town.fill([{"a": "1\n"}, {"bad": "1\n"}, {"c": "1\n"}], gates=[f"echo 1 >> {log}; test ! -e bad"])
+    first, bad, last = town.requests
+    assert town.run(first.id, "merge@here", RED[name]) == KILLED
+    settle(town, ANOTHER, at_once=False)
+    assert (now(bad).status, now(bad).held_code) == (MergeStatus.OPEN, HoldCode.GATE_FAILED)
+    assert town.merge_commits(bad) == []
+    for request in (first, last):
+        assert town.merge_commits(request) == [now(request).merged_sha]
+        assert (now(request).status, town.events(request, "merged")) == (MergeStatus.CLOSED, 1)
+    assert (town.released(), town.events(bad, "merge_held"), town.rig.leftovers()) == (0, 1, [])
+    runs = f"2 merged, culprit held; gates run {len(town.gated())} times"
+    faulty.KILLS.append((f"3, one red: {name}", ANOTHER, runs, 2, 0))

@@ -12,7 +12,7 @@ from gastown.agent.git import git
 from gastown.db import gastown_now, transaction
 from gastown.models import BeadDependency, Dispatch, Event, MergeRequest, Node, Service
 from gastown.states import MergeStatus
-from tests.builders import a_bead, a_merge, a_node, a_rig, now, the_api_is_there
+from tests.builders import a_bead, a_merge, a_node, a_rig, a_town, now, the_api_is_there
 from tests.conftest import Clock
 from tests.refinery.faulty import Point, Workers
 from tests.refinery.rig import Rig
@@ -56,6 +56,10 @@ class Town:
             session.add(BeadDependency(bead_id=self.waiting, blocker_id=request.bead_id, kind="blocks"))
         self.requests.append(request)
         return request
+
+    def batches_of(self, count: int) -> None:
+        with transaction() as session:
+            a_town(session).policy = {"merge_batch": count}
 
     def run(
         self,
