@@ -19,8 +19,8 @@ from gastown.sim.broker import Message
 from gastown.sim.nodes import Node
 from gastown.store.moves import MoveLost
 from gastown.store.orders import MergeOrder
-from gastown.tasks.leases import Lease
 from gastown.tasks.containers import StartTask, start_died
+from gastown.tasks.leases import Lease
 
 if TYPE_CHECKING:
     from gastown.sim.world import World
