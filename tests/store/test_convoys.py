@@ -3,20 +3,21 @@
 from typing import Any
 
 import pytest
-from sqlalchemy import select, update
+from sqlalchemy import select, text, update
 
 from gastown.commands import convoys, work
 from gastown.commands.plans import Plan, PlannedBead
 from gastown.db import transaction
 from gastown.errors import NotFound, Refused, UsageError
 from gastown.models import Bead, BeadDependency, Escalation, Event, MergeRequest, Rig
-from gastown.states import BeadStatus, ConvoyMode, ConvoyStatus, MergeStatus, Resolution, Verdict
+from gastown.states import BeadStatus, ConvoyMode, ConvoyStatus, HoldCode, MergeStatus, Resolution, Verdict
 from gastown.store import landings, merges, resync
 from tests.builders import a_bead, a_rig
 from tests.races import committed, race
 from tests.store import convoying as they
 from tests.store.merging import claim
 from tests.ticks import tick, verdict_of
+from tests.views import after
 
 
 def asked(town_id: int) -> list[str]:
@@ -376,3 +377,83 @@ def test_what_happens_to_a_convoy_is_in_the_journal_of_its_landing(town_id: int)
     with transaction() as session:
         kinds = session.scalars(select(Event.kind).where(Event.bead_id == landing.id).order_by(Event.id)).all()
     assert kinds == ["created", "convoy_started", "landing", "merged", "convoy_closed"]
+
+
+HEALED: dict[str, tuple[str, str]] = {  # by reason: what was done to a convoy and its landing, and nobody woke it
+    "started_unseen": ("staged", "UPDATE convoys SET status = 'open'"),
+    "member_failed_unseen": (
+        "started",
+        "UPDATE beads SET status = 'failed', failure_code = 'x', closed_at = now() WHERE id = :member",
+    ),
+    "no_member_failed": ("failed", "UPDATE convoys SET partial_at = now()"),
+    "convoy_not_ended": (
+        "started",
+        "UPDATE beads SET status = 'closed', resolution = 'canceled', closed_at = now() WHERE convoy_id IS NOT NULL",
+    ),
+}
+
+
+@pytest.mark.parametrize("reason", HEALED)
+def test_resync_finds_each_landing_that_nobody_woke(town_id: int, reason: str) -> None:
+    state, statement = HEALED[reason]
+    member, other = they.members(2, held_at=after(0), held_reason="nobody works on it")
+    convoy_id = they.make(town_id, [member, other], start=state != "staged")
+    if state == "failed":
+        they.fail(member)
+    with transaction() as session:
+        session.execute(text(statement), {"member": member} if ":member" in statement else {})
+        asleep = update(Bead).where(Bead.convoy_id == convoy_id).values(wake_at=None)
+        session.execute(asleep)
+        assert resync.wake_for(session, reason) > 0
+    tick()
+    with transaction() as session:
+        assert resync.wake_for(session, reason) == 0
+
+
+def held_landing(town_id: int) -> tuple[str, Bead, list[str]]:
+    """A convoy whose landing a gate was red on, and which an agent is to mend."""
+    bead_ids = they.members(2)
+    convoy_id = they.make(town_id, bead_ids)
+    ask(work.cancel, town_id, bead_ids[1])
+    they.finish(bead_ids[0])
+    [landing] = they.landings(convoy_id)
+    order = claim(they.request_of(landing.id))
+    assert order.mender == "shell"
+    assert ask(merges.hold, order, HoldCode.GATE_FAILED, "make test failed", rework_agent=order.mender)
+    tick()
+    return convoy_id, landing, bead_ids
+
+
+def test_a_landing_is_mended_like_any_other_merge(town_id: int) -> None:
+    convoy_id, landing, _members = held_landing(town_id)
+    mending = they.request_of(landing.id).rework_id
+    assert mending is not None
+    tick()
+    they.work(mending)
+    tick()
+    request = they.request_of(landing.id)
+    assert (request.held_code, request.dispatch_id is None) == (None, False)
+    assert they.branch(convoy_id).head_sha != request.head_sha
+    they.merge(landing.id)
+    assert they.convoy(convoy_id).status == ConvoyStatus.CLOSED
+
+
+def test_what_mended_a_landing_outlives_its_withdrawal(town_id: int) -> None:
+    convoy_id, landing, (_merged, dropped) = held_landing(town_id)
+    mending = they.request_of(landing.id).rework_id
+    assert mending is not None
+    they.work(mending)
+    tick()
+    mended = they.request_of(landing.id).head_sha
+    ask(work.retry, town_id, dropped)
+    tick()
+    assert they.branch(convoy_id).head_sha == mended
+
+
+def test_a_rework_of_a_landing_that_is_withdrawn_is_canceled(town_id: int) -> None:
+    _convoy_id, landing, (_merged, dropped) = held_landing(town_id)
+    mending = they.request_of(landing.id).rework_id
+    assert mending is not None
+    ask(work.retry, town_id, dropped)
+    tick()
+    assert they.bead(mending).resolution == Resolution.CANCELED

@@ -11,6 +11,7 @@ from gastown.store import beads, resync
 from gastown.store.moves import record
 from tests.builders import a_bead, a_merge, an_attempt
 from tests.races import committed
+from tests.store.test_convoys import HEALED
 from tests.ticks import tick
 from tests.views import after
 
@@ -158,6 +159,7 @@ def test_every_reason_is_proven_here() -> None:
     proven = {*OF_WAITING, "no_blocker_failed", "merge_not_held", "live_attempt_unwatched", "agent_without_attempt"}
     proven |= {"hold_unseen", "rework_over"}  # in test_rework
     proven |= {"review_over_unseen"}  # in test_reviews
+    proven |= {*HEALED, "members_over"}  # in test_convoys
     assert proven | {"terminal_not_cleaned_up"} == set(resync.REASONS)
 
 
