@@ -74,8 +74,7 @@ def _look(order: MergeOrder, job: merging.MergeJob) -> bool:
     published = published_of(order)
     if published is None or published.sha != order.head_sha:
         return False
-    waiting = order.held_code == HoldCode.AWAITING_APPROVAL
-    status = forge_of(order).status(job, published, order.expected_sha if waiting else None)
+    status = forge_of(order).status(job, published, order.expected_sha)
     match status:
         case forges.Waiting(target_sha=seen, remark=remark):
             in_transaction(lambda session: publishing.await_person(session, order, published.ref, seen, remark))

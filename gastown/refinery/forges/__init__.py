@@ -83,7 +83,7 @@ class Forge(Protocol):
         """Publish the job's head. `ours`: heads of the same bead that were published before; it replaces them."""
 
     def status(self, job: MergeJob, published: Published, seen: str | None = None) -> Status:
-        """`seen`: the target's head at the last look, which found only that it waits. None: look at everything."""
+        """`seen`: the target's head when it was published, or at the last look that found it waiting; without it."""
 
     def merge(self, job: MergeJob, published: Published, head_sha: str) -> MergeOutcome:
         """Merge it if its head is `head_sha`, which is what was gated and approved; never a newer one."""

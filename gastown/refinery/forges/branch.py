@@ -126,7 +126,7 @@ def _status(mirror: Mirror, job: MergeJob, published: Published, seen: str | Non
     on_top = known is not None and known != published.sha and is_ancestor(mirror, published.sha, known)
     tip = known if known is not None and on_top else published.sha
     for head in dict.fromkeys((published.sha, tip)):
-        if (brought := arriving.arrived(mirror, head, target)) is not None:
+        if (brought := arriving.arrived(mirror, head, target, seen)) is not None:
             return Merged(brought)
     if there is None:
         return Closed(f"branch {branch} was deleted, and {job.target} does not have its commits")
