@@ -34,6 +34,9 @@ def plain(done: Done) -> Done:
 
 
 def no_target(mirror: Mirror, branch: str) -> Failed:
+    if mirror.withholds(branch):
+        words = "is a shallow clone, and merges need the history; there, run: git fetch --unshallow"
+        return Failed("branch_missing", f"{mirror.repository} {words}")
     names = branches(mirror)
     if not names:
         return Failed("repository_empty", f"{mirror.repository} has no commits; push a first one to {branch}")

@@ -110,6 +110,11 @@ class Mirror:
         """The head of a branch of the remote, as of the last fetch."""
         return self.resolve(f"refs/remotes/origin/{branch}")
 
+    def withholds(self, branch: str) -> bool:
+        """Whether the remote names a branch that a fetch did not bring: then it is a shallow clone. Network."""
+        ref = f"refs/heads/{branch}"
+        return self.target(branch) is None and any(found == ref for _, found in self.list_remote(ref))
+
     def is_snapshot(self, sha: str) -> bool:
         """Whether the commit holds uncommitted work, on top of its first parent."""
         return bool(self._git("log", "-1", f"--format=%(trailers:key={SNAPSHOT})", sha, "--").strip())

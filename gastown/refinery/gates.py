@@ -7,7 +7,7 @@ from pathlib import Path
 from gastown.agent.git import GitError
 from gastown.agent.mirror import Mirror
 from gastown.agent.setup import CACHE
-from gastown.errors import NotFound
+from gastown.errors import NotFound, UsageError
 from gastown.gates import GATE_TIMEOUT_S, Gate
 from gastown.refinery import worktrees
 from gastown.refinery.jobs import OUTPUT_CHARS, GateRun, OnStep, ShouldStop, presentable
@@ -193,6 +193,9 @@ def check_base(
         on_step("fetch")
         mirror.fetch()
         sha = mirror.target(branch)
+        if sha is None and mirror.withholds(branch):
+            hint = "there, run: git fetch --unshallow"
+            raise UsageError(f"{repository} is a shallow clone: merges need the history", hint=hint)
         if sha is None:
             raise NotFound("branch", f"{branch} in {repository}")
         results = []

@@ -161,7 +161,8 @@ def run_gates(
         if result.stopped or should_stop():
             return Stopped()
         if not result.passed:
-            return Held(code=HoldCode.GATE_FAILED, reason=result.reason, output=result.printed())
+            said = "\n".join([*(f"note: {presentable(each)}" for each in worktree.remarks), result.printed()])
+            return Held(code=HoldCode.GATE_FAILED, reason=result.reason, output=said)
         if result.step == "gate":
             runs.append(result.run())
     return tuple(runs)

@@ -7,7 +7,7 @@ import threading
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from gastown.agent.mirror import Mirror
@@ -20,6 +20,7 @@ GONE = "gone"  # in home/merges: what is being removed
 class Worktree:
     path: Path
     scratch: Path  # TMPDIR of what runs in it, outside of it so that no gate sees an untracked directory
+    remarks: list[str] = field(default_factory=list)  # what it lacks: submodules, large files
 
 
 @contextmanager
@@ -32,7 +33,7 @@ def fresh(mirror: Mirror, path: Path, sha: str, branch: str, *, files: bool = Tr
     try:
         remove(worktree.path)
         remove(worktree.scratch)
-        mirror.clone(worktree.path, sha, branch, files=files)
+        worktree.remarks.extend(mirror.clone(worktree.path, sha, branch, files=files))
         worktree.scratch.mkdir(mode=0o700)
         yield worktree
     finally:

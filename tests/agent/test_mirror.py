@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from gastown.agent.failures import no_target
 from gastown.agent.git import GitError, git, succeeds
 from gastown.agent.mirror import Mirror, absolute
 
@@ -257,3 +258,19 @@ def test_without_files_merges_are_the_same(mirror: Mirror, remote: Path, tmp_pat
         git("merge", "--quiet", "-m", "m", clashing, cwd=tree, env=as_tester)
     assert git("diff", "--name-only", "--diff-filter=U", cwd=tree).split() == ["both"]
     assert not (tree / "other").exists()
+
+
+def test_a_shallow_remote_is_told_from_one_that_lacks_the_branch(remote: Path, tmp_path: Path) -> None:
+    """Git fetches nothing from it, and says nothing."""
+    commit(remote)
+    shallow = f"file://{tmp_path / 'shallow.git'}"
+    git("clone", "--quiet", "--bare", "--depth=1", f"file://{remote}", str(tmp_path / "shallow.git"))
+    mirror = Mirror.open(tmp_path / "home", 2, shallow)
+    mirror.fetch()
+    assert mirror.withholds("main")
+    assert not mirror.withholds("other")
+    assert "git fetch --unshallow" in str(no_target(mirror, "main"))
+    git("fetch", "--quiet", "--unshallow", cwd=tmp_path / "shallow.git")
+    mirror.fetch()
+    assert not mirror.withholds("main")
+    assert mirror.target("main")
