@@ -112,7 +112,7 @@ def _idle() -> None:
     row(f"idle  {IDLE_S:.0f} s", f"{used:.2f} s CPU", grown, ratio=used / IDLE_S, of="to one core:")
 
 
-def _processes() -> list[psutil.Process]:
+def processes() -> list[psutil.Process]:
     from gastown.embedded import control
     from gastown.settings import get_settings
 
@@ -122,7 +122,7 @@ def _processes() -> list[psutil.Process]:
 
 def _usage() -> dict[tuple[int, float], tuple[str, float]]:
     found = {}
-    for process in _processes():
+    for process in processes():
         times = process.cpu_times()
         words = [word for word in process.cmdline()[:8] if not word.startswith(("-", "/"))]
         name = " ".join([process.name(), *words])[:30]
@@ -131,7 +131,7 @@ def _usage() -> dict[tuple[int, float], tuple[str, float]]:
 
 
 def _memory() -> float:
-    return sum(process.memory_full_info().pss for process in _processes()) / 1e6
+    return sum(process.memory_full_info().pss for process in processes()) / 1e6
 
 
 def make_repository(folder: Path) -> None:
