@@ -153,7 +153,8 @@ def _print_landing(landing: LandingRow, detail: ConvoyDetail) -> None:
     branch = next((each for each in detail.branches if each.rig == bead.rig), None)
     screen.say(f"\n{one_line(bead.rig)}: {_where(branch, over=bead.terminal)}")
     state = state_of(bead).replace("_", " ")
-    screen.say(f"  {bead.id} {state}: {in_short(landing.reason.removeprefix(f'{state}: '), 500)}")
+    reason = landing.reason.removeprefix(state).removeprefix(": ")
+    screen.say(f"  {bead.id} {state}" + (f": {in_short(reason, 500)}" if reason else ""))
     if not bead.terminal or bead.status == BeadStatus.FAILED:
         screen.say(f"  opens  {landing.opens}")
 
@@ -177,8 +178,9 @@ def _next(detail: ConvoyDetail) -> str:
         return f"gastown why {first}, gastown bead retry {first}, or gastown convoy land {row.id} --partial"
     if row.status == ConvoyStatus.FAILED:
         return f"gastown convoy land {row.id}, or gastown convoy close {row.id}"
-    held = [each for each in detail.landings if not each.bead.terminal]
-    return held[0].command if held and row.status == ConvoyStatus.LANDING else ""
+    own = f"gastown convoy show {row.id}"  # which was typed just now
+    steps = [each.command for each in detail.landings if not each.bead.terminal and not each.command.startswith(own)]
+    return steps[0] if steps else ""
 
 
 def _some(names: Sequence[str], between: str = ", ") -> str:
