@@ -511,3 +511,40 @@ def test_resync_finds_one_that_slept_through_the_end_of_its_review(town_id: int,
     assert bead_of_request(request).verdict_reason == f"{review.id} was to review it, and is canceled"
     with transaction() as session:
         assert resync.wake_forgotten(session) == {}
+
+
+def test_a_rejected_head_is_read_no_further_and_nothing_stays_stacked_on_it(town_id: int, own_home: Path) -> None:
+    request, review = under_review()
+    dispatch = at_work(review)
+    other = make(staged_sha="5" * 40, held_code="dirty_checkout", held_reason="README", reviewed_sha=HEAD)
+    with transaction() as session:
+        session.get_one(MergeRequest, request.id).staged_sha = "4" * 40
+    _words, stops = committed(lambda session: reviews.reject(session, town_id, request.bead_id, "no", own_home))
+    assert [stop.dispatch_id for stop in stops] == [str(dispatch.id)]
+    assert (now(review).resolution, now(request).review_id, now(request).staged_sha) == ("canceled", None, None)
+    assert (now(other).staged_sha, now(other).held_code) == (None, None)  # it is merged anew, without that one
+    with pytest.raises(Fenced):
+        say(dispatch, "approve", "", own_home)
+
+
+def test_a_person_and_an_agent_answer_at_once(town_id: int, own_home: Path) -> None:
+    request, review = under_review()
+    dispatch = at_work(review)
+    with pytest.raises(Fenced):
+        race(
+            lambda session: reviews.approve(session, town_id, request.bead_id),
+            lambda session: reviews.answer(session, dispatch.id, Review(verdict="changes", comment="no"), own_home),
+        )
+    assert (now(request).held_code, now(request).reviewed_sha) == (None, HEAD)
+
+
+def test_an_agent_and_a_person_answer_at_once(town_id: int, own_home: Path) -> None:
+    request, review = under_review()
+    dispatch = at_work(review)
+    said = Review(verdict="changes", comment="no")
+    race(
+        lambda session: reviews.answer(session, dispatch.id, said, own_home),
+        lambda session: reviews.approve(session, town_id, request.bead_id),
+    )
+    assert (now(request).held_code, now(request).reviewed_sha) == (None, HEAD)  # whoever is last has seen the first
+    assert (now(review).resolution, now(dispatch).status) == ("done", "stopped")
