@@ -7,6 +7,7 @@ from pathlib import Path
 from gastown.agent import locks
 from gastown.agent.git import GitError, git, succeeds
 from gastown.errors import GastownError, GitFailed, NotFound, RepositoryUnavailable, UsageError
+from gastown.refinery.jobs import presentable_path
 
 PROBE_TIMEOUT_S = 60.0
 SHOWN_BRANCHES = 10
@@ -42,6 +43,8 @@ def probe(repository: str, branch: str | None = None) -> Probe:
     """
     path, bare = _local(repository)
     place = str(path) if path else repository
+    if not _is_text(place):
+        raise UsageError(f"the path {presentable_path(place)} is not UTF-8", hint="move the repository to one that is")
     refs, symbolic = _refs(place)
     branches = tuple(name.removeprefix("refs/heads/") for name in refs if name.startswith("refs/heads/"))
     if not branches:
@@ -60,7 +63,12 @@ def probe(repository: str, branch: str | None = None) -> Probe:
             hint=f"name one with --branch: {_listed(branches)}",
         )
     if chosen not in branches:
-        raise NotFound("branch", f"{chosen} in {place}", hint=f"it has: {_listed(branches)}")
+        raise NotFound("branch", f"{presentable_path(chosen)} in {place}", hint=f"it has: {_listed(branches)}")
+    if not _is_text(chosen):
+        raise UsageError(
+            f"the name of the branch {presentable_path(chosen)} in {place} is not UTF-8",
+            hint=f"choose another with --branch: {_listed(tuple(filter(_is_text, branches)))}",
+        )
     return Probe(
         repository=place,
         local=path is not None,
@@ -238,6 +246,15 @@ def _explained(error: GitError, place: str) -> GastownError:
     return GitFailed(error.command, error.output)
 
 
+def _is_text(name: str) -> bool:
+    """Whether Postgres can keep it: git and file systems take any bytes for a name."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _listed(branches: tuple[str, ...]) -> str:
     more = len(branches) - SHOWN_BRANCHES
-    return ", ".join(branches[:SHOWN_BRANCHES]) + (f" and {more} more" if more > 0 else "")
+    return ", ".join(map(presentable_path, branches[:SHOWN_BRANCHES])) + (f" and {more} more" if more > 0 else "")

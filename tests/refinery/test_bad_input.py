@@ -10,9 +10,11 @@ import pytest
 
 from gastown.agent import processes
 from gastown.agent.git import git
+from gastown.errors import NotFound, UsageError
 from gastown.gates import Gate, MergeMethod, stored
 from gastown.models import MergeRequest
 from gastown.refinery.merging import Held, Prepared, Pushed, PushRefused, push
+from gastown.refinery.repository import probe
 from gastown.states import HoldCode, MergeStatus
 from tests.builders import now
 from tests.refinery.rig import Rig, add_hook, head
@@ -210,6 +212,29 @@ def test_a_target_of_any_name(bare: Rig, branch: str) -> None:
     assert head(bare.remote, f"refs/heads/{branch}") == outcome.merge_sha
     assert (head(bare.remote, "refs/heads/main"), head(bare.remote, "refs/tags/tagged")) == (main, main)
     assert len(git("for-each-ref", "refs/heads", "refs/tags", cwd=bare.remote).splitlines()) == 3
+
+
+def test_branches_of_any_name_beside_the_target(bare: Rig) -> None:
+    """Fetched, lent to each clone, and in nobody's way. Bytes that are no text cannot be a target: rows are text."""
+    latin = os.fsdecode(b"caf\xe9")
+    for branch in (*ODD_BRANCHES, latin):
+        git("update-ref", f"refs/heads/{branch}", "refs/heads/main", cwd=bare.remote)
+    job = bare.work("gt-1", GOOD)
+    outcome = bare.prepare(job)
+    assert isinstance(outcome, Prepared), outcome
+    assert push(job, outcome) == Pushed()
+    with pytest.raises(UsageError, match=r"the branch caf.* is not UTF-8"):
+        probe(str(bare.remote), latin)
+    with pytest.raises(NotFound) as caught:
+        probe(str(bare.remote), os.fsdecode(b"\xff"))
+    f"{caught.value} {caught.value.hint}".encode()
+
+
+def test_a_repository_whose_path_is_no_text(tmp_path: Path) -> None:
+    place = tmp_path / os.fsdecode(b"caf\xe9")
+    git("init", "--quiet", "--initial-branch=main", str(place))
+    with pytest.raises(UsageError, match="is not UTF-8"):
+        probe(str(place))
 
 
 @every_method

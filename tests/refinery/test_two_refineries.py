@@ -94,12 +94,14 @@ def test_a_host_that_slept_through_its_lease(town: Town, others: Workers, there:
     town.check()
 
 
+@pytest.mark.parametrize("count", [1, 3])
 @pytest.mark.parametrize("name", ["push begun, nothing pushed", "pushed, answer lost"])
-def test_the_merge_commit_was_on_a_host_that_died(town: Town, there: Path, name: str) -> None:
+def test_the_merge_commit_was_on_a_host_that_died(town: Town, there: Path, name: str, count: int) -> None:
     """The other one cannot push what it has not: it looks at the target, and merges anew if it is not there."""
     when = When.AFTER if name.startswith("pushed") else When.BEFORE
-    town.fill([WORK])
-    [request] = town.requests
+    town.batches_of(count)
+    town.fill([{f"new{number}": "new\n"} for number in range(count)])
+    request = town.requests[0]
     assert town.run(request.id, HERE, Point("gastown.refinery.merging:push", when)) == -9
     lost = now(request).merge_sha
     town.later(45)
