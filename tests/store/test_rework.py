@@ -1,5 +1,6 @@
 """Rework: agents that mend what holds a merge, round by round, and what people can do meanwhile."""
 
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,15 @@ from gastown.db import transaction
 from gastown.errors import Refused
 from gastown.models import Bead, Dispatch, Event, MergeRequest, Rig
 from gastown.states import BeadStatus, DispatchStatus, HoldCode, MergeStatus, Purpose, Resolution, Verdict
-from gastown.store import beads, rework
+from gastown.store import beads, merges, rework
+from gastown.store.advice import needs_a_person
+from gastown.store.archive import standings
 from gastown.store.attempts import Fenced
+from gastown.store.changes import change_of
+from gastown.store.detail import bead_detail
 from gastown.store.escalations import list_inbox
+from gastown.store.explain import explain
+from gastown.store.listing import beads_by_id
 from gastown.store.moves import set_bead
 from gastown.store.resync import wake_forgotten
 from gastown.tasks.mending import mender_for
@@ -22,7 +29,7 @@ from tests.builders import BASE, HEAD, a_rig, an_attempt, attempts_on, now
 from tests.calls import beat
 from tests.conftest import Clock
 from tests.races import committed, race, together
-from tests.store.merging import CONFLICT, asked, bead, claim, hold, make
+from tests.store.merging import CONFLICT, MERGED, ONTO, asked, bead, claim, hold, make
 from tests.ticks import tick
 
 MENDED, AGAIN = "c" * 40, "9" * 40
@@ -347,3 +354,62 @@ def test_the_end_of_a_rework_that_nobody_saw_is_found(town_id: int, clock: Clock
     committed(lambda session: work.cancel(session, town_id, made.id))
     committed(lambda session: set_bead(session, request.bead_id, wake_at=None))
     assert committed(wake_forgotten) == {"rework_over": 1}
+
+
+# --- what is kept, and what people see
+
+
+def test_the_head_that_a_rework_made_is_kept_until_it_is_merged(town_id: int, clock: Clock) -> None:
+    """Its bead is over by then, and its refs would go after a month."""
+    request, made = reworking()
+    dispatch = at_work(made)
+    done(dispatch)
+    clock.advance(timedelta(days=40).total_seconds())
+    with transaction() as session:
+        stands = standings(session, request.rig_id, [made.id, request.bead_id], 30)
+    assert stands[made.id].kept_until(dispatch.epoch) is None
+    assert not stands[made.id].is_past(dispatch.epoch)
+
+
+def test_show_why_list_and_diff_follow_the_head(town_id: int, clock: Clock) -> None:
+    request, made = reworking()
+    with transaction() as session:
+        shown = bead_detail(session, town_id, made.id)
+    assert (shown.purpose, shown.made_for, shown.merge) == (Purpose.CONFLICT, request.bead_id, None)
+    dispatch = at_work(made)
+    done(dispatch)
+    with transaction() as session:
+        shown = bead_detail(session, town_id, request.bead_id)
+        change = change_of(session, town_id, request.bead_id)
+        assert shown.merge is not None
+        assert (shown.merge.rounds, shown.merge.head_sha) == (1, MENDED)
+        assert [each.id for each in shown.made] == [made.id]
+        assert (change.sha, change.refs) == (MENDED, (f"refs/gastown/head/{made.id}/{dispatch.epoch}",))
+    tick()
+    order = claim(request)
+    assert committed(lambda session: merges.begin_push(session, order, MERGED, ONTO))
+    assert committed(lambda session: merges.record_merged(session, order, MERGED))
+    tick()
+    with transaction() as session:
+        [row] = beads_by_id(session, town_id, [request.bead_id])
+        [why] = explain(session, town_id, [request.bead_id])
+        change = change_of(session, town_id, request.bead_id)
+    assert (row.merged_sha, row.resolution) == (MERGED, Resolution.MERGED)
+    assert why.reason == f"merged into main as {MERGED[:12]}"
+    assert (change.merged_sha, change.dispatch_id) == (MERGED, str(dispatch.id))
+
+
+def test_a_merge_that_is_being_mended_needs_no_person(town_id: int, clock: Clock) -> None:
+    request = held()
+
+    def needed() -> bool:
+        with transaction() as session:
+            [row] = beads_by_id(session, town_id, [request.bead_id])
+        return needs_a_person(row.status, row.verdict, live=row.live, held_code=row.held_code)
+
+    assert not needed()
+    tick()
+    assert not needed()
+    committed(lambda session: work.cancel(session, town_id, mender(request).id))
+    tick()
+    assert needed()
