@@ -30,6 +30,8 @@ class MergeRow:
     held_reason: str | None
     held_output: str | None
     staged_sha: str | None
+    published_sha: str | None  # the head that a person is to merge
+    published_ref: str | None  # as this branch
     gate_runs: list[Any] | None  # how each gate passed: name, command, tries, allowed, duration_s, output
     look_at: datetime | None
     rounds: int  # of rework that were begun
