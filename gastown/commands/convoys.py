@@ -8,9 +8,9 @@ from gastown.commands import edges, work
 from gastown.commands.plans import Plan, sling_plan
 from gastown.db import gastown_now
 from gastown.errors import NotFound, Refused, UsageError
-from gastown.models import Bead, Convoy, Rig
+from gastown.models import Bead, Convoy, ConvoyBranch, Rig
 from gastown.reconcile.actions import StopContainer
-from gastown.states import TERMINAL, BeadStatus, ConvoyMode, ConvoyStatus, Resolution
+from gastown.states import RELEASING, TERMINAL, BeadStatus, ConvoyMode, ConvoyStatus, Purpose, Resolution
 from gastown.store import beads, convoys, escalations, landings
 from gastown.store.moves import lock_beads, move, wake
 
@@ -105,7 +105,7 @@ def add_plan(
 def remove(session: Session, town_id: int, key: str, bead_id: str, *, actor: str = "user") -> None:
     """The bead goes on by itself, without the convoy.
 
-    Raises NotFound, and Refused when it was worked on: what it has then stands on the convoy's branch.
+    Raises NotFound, and Refused when it is merged, or was worked on since others were, into the convoy's branch.
     """
     found = convoys.find(session, town_id, key)
     convoy, rows = convoys.lock(session, found.id, [bead_id])
@@ -113,10 +113,22 @@ def remove(session: Session, town_id: int, key: str, bead_id: str, *, actor: str
     _check_unfinished(convoy)
     if convoys.member_ids(session, convoy.id) == [bead_id]:
         raise Refused(f"{bead_id} is the only member", hint=f"gastown convoy close {convoy.id}")
-    if convoy.mode == ConvoyMode.REVIEW_THEN_LAND and beads.last_epoch(session, bead_id):
-        reason = f"{bead_id} was worked on, from the branch of convoy {convoy.id}"
-        raise Refused(reason, hint=f"gastown bead cancel {bead_id}")
+    _check_leaves(session, convoy, member)
     convoys.leave(session, convoy, member, actor)
+
+
+def _check_leaves(session: Session, convoy: Convoy, member: Bead) -> None:
+    """What is on the convoy's branch, or stands on it, would bring that to the target before it lands."""
+    path = session.get(ConvoyBranch, (convoy.id, member.rig_id), populate_existing=True)
+    if path is None:
+        return
+    if member.status == BeadStatus.IN_REVIEW or member.resolution in RELEASING:
+        doing = "being merged" if member.status == BeadStatus.IN_REVIEW else str(member.resolution)
+        raise Refused(f"{member.id} is {doing}, into {path.branch}", hint=_show(convoy))
+    if path.head_sha is not None and beads.last_epoch(session, member.id):
+        over = member.status in TERMINAL
+        hint = f"gastown convoy land {convoy.id} --partial" if over else f"gastown bead cancel {member.id}"
+        raise Refused(f"{member.id} was worked on, from {path.branch}", hint=hint)
 
 
 def order(session: Session, town_id: int, key: str, bead_id: str, after_id: str, *, actor: str = "user") -> None:
@@ -178,6 +190,8 @@ def close(session: Session, town_id: int, key: str, *, actor: str = "user") -> l
     for bead in rows.values():
         if bead.convoy_id == convoy.id and bead.status not in TERMINAL:
             stops += work.cancel_locked(session, bead, actor)
+        elif bead.convoy_id == convoy.id and bead.purpose == Purpose.LANDING:
+            escalations.settle_bead(session, bead)
     move(session, Convoy, convoy.id, (*UNFINISHED, ConvoyStatus.FAILED), ConvoyStatus.CLOSED, closed_at=gastown_now())
     convoys.note(session, convoy, "convoy_closed", f"convoy {convoy.id} is closed by {actor}", actor)
     return stops

@@ -100,5 +100,14 @@ def highest_priority(session: Session, landing: Bead) -> int:
     return session.scalar(query) or landing.priority
 
 
+def agent_of_members(session: Session, request: MergeRequest) -> str | None:
+    """A preset that made some of what is landed. None: the request lands nothing."""
+    landing = select(Bead.convoy_id).where(Bead.id == request.bead_id, Bead.purpose == Purpose.LANDING)
+    query = select(func.min(Bead.agent)).where(
+        Bead.convoy_id == landing.scalar_subquery(), Bead.rig_id == request.rig_id, Bead.purpose.is_(None)
+    )
+    return session.scalar(query)
+
+
 def _is_target(request: MergeRequest) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
     return ConvoyBranch.rig_id == request.rig_id, ConvoyBranch.branch == request.target

@@ -100,10 +100,11 @@ def _strategy(rig: Rig, request: MergeRequest, pushing_sha: str | None) -> Strat
 
 
 def mender_of(session: Session, request: MergeRequest) -> str | None:
-    """The rig's preset for that, else that of the attempt that made the head, else, of a landing, the rig's usual."""
+    """The rig's preset for that, else that of the attempt that made the head, else, of a landing, the rig's usual, or
+    that of a member."""
     rig = session.get_one(Rig, request.rig_id)
     made_by = None if request.dispatch_id is None else session.get_one(Dispatch, request.dispatch_id).preset
-    return rig.rework_agent or made_by or rig.agent
+    return rig.rework_agent or made_by or rig.agent or branches.agent_of_members(session, request)
 
 
 def head_ref_of(session: Session, request: MergeRequest) -> str:

@@ -249,9 +249,52 @@ def test_beads_join_and_leave_while_it_runs(town_id: int) -> None:
     ask(convoys.add, town_id, convoy_id, [three])
     tick()
     assert (they.bead(landing.id).status, they.convoy(convoy_id).status) == (BeadStatus.OPEN, ConvoyStatus.OPEN)
+    with pytest.raises(Refused, match=f"{one} is merged, into gastown/ship-it"):
+        ask(convoys.remove, town_id, convoy_id, one)
     they.work(three)
-    with pytest.raises(Refused, match="was worked on"):
+    with pytest.raises(Refused, match="is being merged, into"):
         ask(convoys.remove, town_id, convoy_id, three)
+
+
+def test_what_stands_on_the_branch_of_a_convoy_does_not_leave_it(town_id: int) -> None:
+    one, two = they.members(2)
+    convoy_id = they.make(town_id, [one, two])
+    they.finish(one)
+    with pytest.raises(Refused, match="was worked on") as refused:
+        ask(convoys.remove, town_id, convoy_id, two)
+    assert refused.value.hint == f"gastown bead cancel {two}"
+    they.fail(two)
+    with pytest.raises(Refused, match="was worked on") as refused:
+        ask(convoys.remove, town_id, convoy_id, two)
+    assert refused.value.hint == f"gastown convoy land {convoy_id} --partial"
+
+
+def test_what_is_closed_at_the_moment_of_a_merge_is_not_merged(town_id: int) -> None:
+    [only] = they.members(1)
+    convoy_id = they.make(town_id, [only])
+    they.work(only)
+    order = claim(they.request_of(only))
+    pushes = race(
+        lambda session: convoys.close(session, town_id, convoy_id),
+        lambda session: merges.begin_push(session, order, "d" * 40, "e" * 40),
+    )
+    tick()
+    assert not pushes
+    assert (they.bead(only).resolution, they.branch(convoy_id).head_sha) == (Resolution.CANCELED, None)
+
+
+def test_a_landing_is_held_and_released_like_any_bead(town_id: int) -> None:
+    [only] = they.members(1)
+    convoy_id = they.make(town_id, [only])
+    [landing] = they.landings(convoy_id)
+    ask(work.hold, town_id, landing.id, "not on a Friday")
+    they.finish(only)
+    assert verdict_of(landing) == Verdict.HELD
+    ask(work.release, town_id, landing.id)
+    tick()
+    assert they.bead(landing.id).status == BeadStatus.IN_REVIEW
+    with pytest.raises(Refused, match="has no agent"):
+        ask(work.retry, town_id, landing.id, again=True)
 
 
 def test_a_bead_that_joins_after_there_was_nothing_to_land_lands(town_id: int) -> None:
