@@ -20,7 +20,7 @@ app.add_typer(convoy, name="convoy")
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="What it is to be called.")]
 Key = Annotated[str, typer.Argument(metavar="CONVOY", help="Its name, or its id such as cv-7k3fq.")]
-Beads = Annotated[list[str] | None, typer.Argument(metavar="[BEAD]...", help="Beads that exist.")]
+Beads = Annotated[list[str] | None, typer.Argument(metavar="BEAD", help="Beads that exist.")]
 Member = Annotated[str, typer.Argument(metavar="BEAD", help="A member.")]
 After = Annotated[list[str], typer.Option("--after", metavar="BEAD", help="The member to wait for; several possible.")]
 Mode = Annotated[

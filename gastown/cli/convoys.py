@@ -15,7 +15,8 @@ from gastown.states import TERMINAL, BeadStatus, ConvoyStatus, Resolution, Verdi
 from gastown.store.convoy_detail import BranchRow, ConvoyDetail, ConvoyRow, LandingRow
 from gastown.store.listing import BeadRow
 
-PREVIEWED = 10  # beads of one wave
+PREVIEWED, FEWER = 10, 3  # beads of one wave; and of a convoy of more than MANY
+MANY = 60
 GRAPH_SHARE = 3  # a graph that needs more than a third of the width leaves no room for the text
 
 
@@ -52,7 +53,8 @@ def _line(row: ConvoyRow) -> Sequence[Cell]:
 def print_preview(detail: ConvoyDetail) -> None:
     """What will happen, in the order in which it can."""
     row = detail.convoy
-    titles = {each.id: one_line(each.title, 70) for each in detail.members}
+    titles = {each.id: one_line(each.title, 40 if screen.is_narrow() else 70) for each in detail.members}
+    most = PREVIEWED if row.members <= MANY else FEWER
     waves, longest = graph.waves(detail.after), graph.longest_chain(detail.after)
     screen.say(
         f"{row.id} {one_line(row.name)}: {count(row.members, 'bead')} in {count(len(waves), 'wave')}, {row.mode}"
@@ -60,11 +62,11 @@ def print_preview(detail: ConvoyDetail) -> None:
     for number, wave in enumerate(waves, 1):
         together = " at the same time" if len(wave) > 1 else ""
         screen.say(f"\nwave {number}: {count(len(wave), 'bead')}{together}")
-        for each in wave[:PREVIEWED]:
+        for each in wave[:most]:
             after = f" (after {_some(detail.after[each])})" if detail.after[each] else ""
             screen.say(f"  {each} {titles[each]}{after}")
-        if len(wave) > PREVIEWED:
-            screen.say(f"  and {len(wave) - PREVIEWED} more")
+        if len(wave) > most:
+            screen.say(f"  and {len(wave) - most} more")
     screen.say()
     if len(longest) > 1:
         screen.say(f"longest chain: {count(len(longest), 'bead')}, {_some(longest, ' > ')}")

@@ -184,6 +184,8 @@ def test_a_red_base_starts_nothing(gastown: Gastown, served: None, repository: P
     [
         ([], 2, "run takes either tasks, or a plan, or a run to go on with"),
         (["x", "--resume", "abc"], 2, "run takes either"),
+        (["x", "--format", "yaml"], 2, "--format is for a plan"),
+        (["-f", "{tmp}/plan.toml", "--format", "xml"], 2, "format"),
         (["x", "-f", "{tmp}/plan.toml"], 2, "run takes either"),
         (["  "], 2, "a bead needs a title"),
         (["-f", "{tmp}/none.toml"], 3, "there is no file {tmp}/none.toml"),
