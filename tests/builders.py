@@ -8,7 +8,20 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from gastown.db import gastown_now, transaction
-from gastown.models import Agent, ApiToken, Base, Bead, Dispatch, MergeRequest, Node, Rig, Service, Town
+from gastown.models import (
+    Agent,
+    ApiToken,
+    Base,
+    Bead,
+    Convoy,
+    ConvoyBranch,
+    Dispatch,
+    MergeRequest,
+    Node,
+    Rig,
+    Service,
+    Town,
+)
 from gastown.states import (
     LIVE,
     TERMINAL,
@@ -69,6 +82,13 @@ def a_bead(session: Session, rig: Rig | None = None, **values: Any) -> Bead:
     if status == BeadStatus.FAILED:
         rest["failure_code"] = "attempts_exhausted"
     return _insert(session, Bead(town_id=rig.town_id, rig_id=rig.id, **rest | values))
+
+
+def a_feature_branch(session: Session, branch: str, rig: Rig | None = None) -> ConvoyBranch:
+    """Of a convoy of its own."""
+    rig = rig or a_rig(session)
+    convoy = _insert(session, Convoy(id=f"cv-{next(_numbers):05}", town_id=rig.town_id, name="a convoy"))
+    return _insert(session, ConvoyBranch(convoy_id=convoy.id, rig_id=rig.id, branch=branch, target=rig.branch))
 
 
 def an_agent(session: Session, rig: Rig, **values: Any) -> Agent:

@@ -55,7 +55,8 @@ def order_of(
 ) -> MergeOrder:
     """Of a request as it was before the claim, which gives it the next merge epoch."""
     rig = session.get_one(Rig, request.rig_id)
-    strategy = _strategy(rig, request, pushing_sha)
+    origin = branches.origin_of(session, request)
+    strategy = Strategy.DIRECT if origin is not None else _strategy(rig, request, pushing_sha)
     stacks = strategy is Strategy.DIRECT
     return MergeOrder(
         id=request.id,
@@ -78,7 +79,7 @@ def order_of(
         staged_sha=staging.newest_staged(session, request) if stacks else None,
         pushing_sha=pushing_sha,
         expected_sha=request.expected_sha,
-        origin=branches.origin_of(session, request),
+        origin=origin,
         convoy=bead.convoy_id if bead.purpose == Purpose.LANDING else None,
         strategy=strategy,
         published_sha=request.published_sha,
@@ -90,9 +91,10 @@ def order_of(
 
 
 def _strategy(rig: Rig, request: MergeRequest, pushing_sha: str | None) -> Strategy:
-    """How this one reaches its target: a feature branch is Gastown's own, and what has begun goes on as it began."""
-    if request.target != rig.branch:
-        return Strategy.DIRECT
+    """How this one reaches its target, unless that is a feature branch, which is Gastown's own.
+
+    What has begun goes on as it began.
+    """
     if pushing_sha is not None:
         return Strategy.BRANCH if pushing_sha == request.head_sha else Strategy.DIRECT
     waits = request.held_code is not None and request.published_sha == request.head_sha

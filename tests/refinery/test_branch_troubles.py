@@ -19,7 +19,7 @@ from gastown.states import BeadStatus, DispatchStatus, HoldCode, MergeStatus, Re
 from gastown.store import merges
 from gastown.tasks import merge as task
 from gastown.tasks.merge import merge
-from tests.builders import an_attempt, now
+from tests.builders import a_feature_branch, an_attempt, now
 from tests.conftest import Clock
 from tests.refinery.people import (
     CONTENT,
@@ -212,6 +212,7 @@ def test_a_merge_into_a_feature_branch_is_gastowns_own(bare: Rig, set_up: None, 
     request = requested(bare, gated)
     git("branch", "feature", "main", cwd=bare.remote)
     with transaction() as session:
+        a_feature_branch(session, "feature")
         session.execute(update(MergeRequest).values(target="feature"))
     merge.run(request.id)
     assert now(request).merged_sha == head(bare.remote, "feature")

@@ -12,7 +12,7 @@ from gastown.states import BeadStatus, DispatchStatus, HoldCode, MergeStatus, Re
 from gastown.store import escalations, merges, publishing
 from gastown.store.advice import advise, needs_a_person
 from gastown.store.orders import MergeOrder
-from tests.builders import BASE, HEAD, an_attempt, now
+from tests.builders import BASE, HEAD, a_feature_branch, an_attempt, now
 from tests.conftest import Clock
 from tests.races import committed
 from tests.store.merging import ONTO, asked, bead, claim, make
@@ -156,7 +156,9 @@ def test_the_rigs_strategy_counts(town_id: int) -> None:
 
 
 def test_a_feature_branch_is_merged_directly(request_: MergeRequest) -> None:
-    committed(lambda session: session.execute(update(MergeRequest).values(target="convoy/1")))
+    with transaction() as session:
+        path = a_feature_branch(session, "convoy/1")
+        session.execute(update(MergeRequest).values(target=path.branch))
     assert strategy_of(request_) is DIRECT
 
 
