@@ -22,7 +22,7 @@ HEADS = "+refs/heads/*:refs/remotes/origin/*"
 TAGS = "+refs/tags/*:refs/tags/*"
 LOCK_POLL_S = 0.02
 MODULES = "modules"
-WRITERS = 4  # processes that write the files of a large clone: they wait for the disk and for each other's folders
+WRITERS = min(8, max(2, os.cpu_count() or 1))  # processes that write the files of a large clone
 _SPARSE = ".gitattributes\n"  # all that a clone without files has, at any depth: they say how others are merged
 MARK = "GASTOWN_MIRROR"  # in the environment of every git process that may write to a mirror
 
