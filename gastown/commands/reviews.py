@@ -162,7 +162,7 @@ def _lock_request(session: Session, town_id: int, bead_id: str) -> MergeRequest:
         MergeRequest.bead_id == bead_id, MergeRequest.status.not_in((MergeStatus.CLOSED, MergeStatus.FAILED))
     )
     found = session.scalar(query)
-    under_way = [] if found is None else reviews.unfinished_reviews(session, found.id)
+    under_way = [] if found is None else reviews.unclosed_reviews(session, found.id)
     lock_with_dependants(session, bead_id, *under_way)
     request = session.scalar(query.execution_options(populate_existing=True))
     if request is None:

@@ -164,7 +164,7 @@ def _retry_merge(session: Session, bead: Bead, again: bool, actor: str) -> str:
         else:
             rework.reopen_from_merge(session, bead, request, actor)
         return "its agent works on it once more, from its own commits"
-    if reviews.ask_again(session, bead):
+    if reviews.ask_again(session, bead, actor):
         wake(session, bead.id)
         record(session, bead.town_id, "retried", "another review is asked for", actor=actor, bead_id=bead.id)
         return "another review of it is asked for"

@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 
 from gastown.models import Bead, ConvoyBranch, Dispatch, Event, MergeRequest, Rig
 from gastown.states import TERMINAL, BeadStatus, HoldCode, MergeStatus, Purpose, Resolution, StopCode
-from gastown.store import agents, attempts, beads, escalations, looks, review_prompt, staging
+from gastown.store import agents, attempts, beads, looks, review_prompt, staging
 from gastown.store.moves import lock_beads, move, record, set_bead, wake
 from gastown.store.orders import head_ref_of
 from gastown.store.requests import wake_next
@@ -65,17 +65,17 @@ def _base(session: Session, request: MergeRequest) -> str:
     return session.scalar(unmade) or request.target
 
 
-def ask_again(session: Session, bead: Bead) -> bool:
-    """Its review is over without an answer: the next look asks for another one. False: it waits for none that is."""
+def ask_again(session: Session, bead: Bead, actor: str) -> bool:
+    """The review that it waits for is over without an answer: the next look asks for another one. False: it is not.
+
+    The bead's row is locked.
+    """
     ended = select(Bead.id).where(Bead.id == MergeRequest.review_id, Bead.status.in_(TERMINAL)).exists()
-    waits = update(MergeRequest).where(MergeRequest.bead_id == bead.id, MergeRequest.status == MergeStatus.OPEN, ended)
-    dropped = session.execute(
-        waits.values(review_id=None).returning(MergeRequest.id).execution_options(synchronize_session=False)
-    )
-    request_id = dropped.scalar()
-    if request_id is None:
+    waits = select(MergeRequest.id).where(MergeRequest.bead_id == bead.id, MergeRequest.status == MergeStatus.OPEN)
+    merge_id = session.scalar(waits.where(ended))
+    if merge_id is None:
         return False
-    _settle_failed(session, request_id, bead.town_id)
+    end_reviews(session, merge_id, f"{bead.id} is to be reviewed anew", actor)
     return True
 
 
@@ -148,7 +148,6 @@ def approve_head(session: Session, request: MergeRequest, head_sha: str, comment
     unfinished = MergeRequest.status.not_in((MergeStatus.CLOSED, MergeStatus.FAILED))
     if not _update(session, request.id, unfinished, MergeRequest.head_sha == head_sha, **values):
         return False
-    _settle_failed(session, request.id, request.town_id)
     wake(session, request.bead_id)
     _tell(session, request, f"{who} approves {head_sha[:12]}", comment, actor)
     return True
@@ -193,22 +192,24 @@ def request_changes(
     return True
 
 
-def unfinished_reviews(session: Session, merge_id: int) -> list[str]:
-    """The beads of a request's reviews that are not over, ascending: to be locked, with others, before they end."""
-    query = select(Bead.id).where(Bead.mr_id == merge_id, Bead.purpose == Purpose.REVIEW, Bead.status.not_in(TERMINAL))
-    return list(session.scalars(query.order_by(Bead.id)))
+def unclosed_reviews(session: Session, merge_id: int) -> list[str]:
+    """The beads of a request's reviews that are not closed, ascending: to be locked, with others, before they end."""
+    query = select(Bead.id).where(Bead.mr_id == merge_id, Bead.purpose == Purpose.REVIEW)
+    return list(session.scalars(query.where(Bead.status != BeadStatus.CLOSED).order_by(Bead.id)))
 
 
 def end_reviews(session: Session, merge_id: int, why: str, actor: str = "refinery") -> list[Dispatch]:
     """Nobody needs to hear any more what these reviews would say. The attempts that were stopped for that.
 
-    Their rows are locked (`unfinished_reviews`), and that of the request's bead. Whatever moves a head calls this.
+    Their rows are locked (`unclosed_reviews`), and that of the request's bead. Whatever moves a head calls this. One
+    that failed is closed as well: nothing else could, and it would ask for a person for good.
     """
-    waits = (MergeRequest.review_id.is_not(None),)
-    _update(session, merge_id, *waits, review_id=None)
+    _update(session, merge_id, MergeRequest.review_id.is_not(None), review_id=None)
     stopped = []
-    for review_id in unfinished_reviews(session, merge_id):
+    for review_id in unclosed_reviews(session, merge_id):
         review = session.get_one(Bead, review_id, populate_existing=True)
+        if review.status == BeadStatus.FAILED:
+            beads.reopen(session, review, actor)
         live = attempts.stop_live(session, review, StopCode.CANCELED, why)
         close(session, review, why, actor)
         stopped += [] if live is None else [live]
@@ -223,13 +224,6 @@ def close(session: Session, review: Bead, message: str, actor: str) -> bool:
     closed = beads.close_bead(session, review, resolution, actor, said)
     agents.unhook(session, review.id)
     return closed
-
-
-def _settle_failed(session: Session, merge_id: int, town_id: int) -> None:
-    """Nobody has to look at a review that failed, once the head was approved without it, or is read anew."""
-    query = select(Bead.id).where(Bead.mr_id == merge_id, Bead.purpose == Purpose.REVIEW)
-    failed = session.scalars(query.where(Bead.status == BeadStatus.FAILED))
-    escalations.settle(session, town_id, *(escalations.FAILED + each for each in failed))
 
 
 def _tell(session: Session, request: MergeRequest, what: str, comment: str, actor: str) -> None:

@@ -354,6 +354,9 @@ def test_nobody_is_asked_about_a_failed_review_that_is_not_waited_for(town_id: i
     else:
         committed(lambda session: work.retry(session, town_id, request.bead_id))
     assert inbox(town_id) == []
+    assert (now(review).status, now(review).resolution) == (BeadStatus.CLOSED, Resolution.CANCELED)
+    tick()
+    assert (now(request).review_id is None) is by_hand
 
 
 def inbox(town_id: int) -> list[InboxRow]:
