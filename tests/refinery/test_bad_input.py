@@ -13,7 +13,7 @@ from gastown.agent.git import git
 from gastown.errors import NotFound, UsageError
 from gastown.gates import Gate, MergeMethod, stored
 from gastown.models import MergeRequest
-from gastown.refinery.merging import Held, Prepared, Pushed, PushRefused, push
+from gastown.refinery.merging import Prepared, Pushed, PushRefused, push
 from gastown.refinery.repository import probe
 from gastown.states import HoldCode, MergeStatus
 from tests.builders import now
@@ -181,8 +181,9 @@ CLIENT_HOOKS = [
 ]
 
 
-@every_method
-@pytest.mark.parametrize("where", ["core.hooksPath", "init.templateDir"])
+@pytest.mark.parametrize(
+    ("where", "method"), [("init.templateDir", MergeMethod.MERGE), *(("core.hooksPath", each) for each in MergeMethod)]
+)
 def test_hooks_of_a_person_do_not_run(rig: Rig, tmp_path: Path, where: str, method: MergeMethod) -> None:
     """They would hang here, or refuse: they were written for a person at a terminal."""
     folder = tmp_path / "theirs" / "hooks"
@@ -258,11 +259,3 @@ def test_files_of_any_name_conflict(town: Town) -> None:
     )
     assert (second.held_reason or "").isprintable()
     assert bead(second).verdict_reason == second.held_reason
-
-
-@every_method
-def test_a_gate_that_is_red_says_so_for_every_method(bare: Rig, method: MergeMethod) -> None:
-    outcome = bare.prepare(replace(bare.work("gt-1", GOOD), method=method), gates=["test ! -e good"])
-    assert isinstance(outcome, Held)
-    assert outcome.code is HoldCode.GATE_FAILED
-    assert bare.leftovers() == []

@@ -183,7 +183,7 @@ def test_the_target_is_rewritten_while_merges_wait(town: Town, killed: str) -> N
 
 @pytest.mark.parametrize("how", ["deleted", "force-pushed", "force-pushed and collected"])
 def test_the_branch_of_the_work_is_not_what_it_was(town: Town, there: Path, how: str) -> None:
-    """What is merged is the recorded head or nothing; the queue goes on."""
+    """S58: what is merged is the recorded head or nothing; the queue goes on."""
     town.fill([WORK])
     [request] = town.requests
     ref = f"refs/gastown/head/{request.bead_id}/1"
