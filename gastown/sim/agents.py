@@ -52,6 +52,7 @@ class SimAgent:
         self.work = self.saved = self.chunks = 0
         self.report: Done | None = None
         self.answer: str | None = None
+        self.mends: str | None = None  # the head of the merge request that it is to mend
 
     # ---- what it may do next ------------------------------------------------------------------------
 
@@ -113,7 +114,7 @@ class SimAgent:
         base = sha("base", self.bead)
         self.saved = self.work
         if what in ("succeeds", "changes nothing"):
-            head = base if what == "changes nothing" else sha("head", self.name, self.work)
+            head = (self.mends or base) if what == "changes nothing" else sha("head", self.name, self.work)
             return Done(outcome="succeeded", base_sha=base, head_sha=head, exit_code=0)
         wip = sha("wip", self.name, self.work)
         if what == "winds down":
@@ -185,6 +186,8 @@ class SimAgent:
         self.next_beat_at = self.world.now + timedelta(seconds=BEAT_S)
         if what == "assignment":
             self.assigned = True
+            bead = self.world.oracles.now.tables["beads"][answer.bead_id]
+            self.mends = None if bead["mr_id"] is None else answer.base
         elif what == "logs":
             self.chunks += 1
         elif what == "checkpoint":

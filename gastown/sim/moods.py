@@ -20,6 +20,7 @@ class Theme(StrEnum):
 
 
 THEMES = tuple(Theme)
+MENDING_FROM = 10_000
 Jumps = tuple[tuple[int, float], ...]  # seconds, weight
 NEAR: Jumps = ((1, 2.0), (5, 1.0), (20, 0.4), (60, 0.3), (400, 0.03), (4000, 0.004))
 FAR: Jumps = ((1, 1.0), (20, 0.6), (60, 0.6), (600, 0.5), (1800, 0.3), (7200, 0.15))
@@ -47,6 +48,8 @@ class Mood:
     aimed: float = 0.0  # how often people ask it of a bead at which somebody is just now
     twice: float = 0.0  # how often the message of a merge that is under way comes once more
     far: Jumps = NEAR
+    mends: bool = False  # agents mend what holds a merge, and merges conflict and are red more often
+    batch: int = 1  # of merges, at first
 
     @classmethod
     def of(cls, seed: int) -> "Mood":
@@ -65,7 +68,13 @@ class Mood:
             jumps=rng.choice((0.3, 1.0, 2.5)),
         )
         theme = THEMES[seed % len(THEMES)]
-        return replace(mixed, theme=theme, **OF[theme])
+        mood = replace(mixed, theme=theme, **OF[theme])
+        return replace(mood, mends=True, batch=rng.choice((1, 2, 3, 4))) if _mends(seed) else mood
+
+
+def _mends(seed: int) -> bool:
+    """Every second seed of each theme; of the low ones none, by which most mutants are known."""
+    return seed >= MENDING_FROM and seed // len(THEMES) % 2 == 0
 
 
 OF: dict[Theme, dict[str, Any]] = {

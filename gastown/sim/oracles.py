@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 
-from gastown.sim import holding
+from gastown.sim import holding, merged
 from gastown.sim.actors import Actor
 from gastown.sim.broker import MANY
 from gastown.states import ADOPTABLE, LIVE, MACHINES, RELEASING, TERMINAL
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
 Row = dict[str, Any]
 TABLES = {
     "beads": "id, town_id, rig_id, status, resolution, held_at IS NOT NULL AS held, wake_at, not_before, attempts_from,"
-    " failure_code, verdict, ready_at",
+    " failure_code, verdict, ready_at, purpose, mr_id",
     "dispatches": "id, town_id, rig_id, node_id, bead_id, agent_id, epoch, status, code, failure_class, head_sha,"
     " wip_sha, queued_at, ended_at, adopted_at, cost_usd, cap_usd",
     "agents": "id, bead_id, status",
     "merge_requests": "id, bead_id, dispatch_id, rig_id, status, head_sha, merge_sha, staged_sha, merged_sha,"
-    " merge_epoch, lease_expires_at",
+    " merge_epoch, lease_expires_at, rounds, batch_of",
     "bead_dependencies": "bead_id, blocker_id",
     "nodes": "id, name, capacity, coalesce(draining_at, closed_at) IS NOT NULL AS draining",
     "towns": "id, paused_at IS NOT NULL AS paused, policy, breaker_opened_at",
@@ -122,6 +122,7 @@ class Oracles:
         self.forced: set[str] = set()
         self.begun: set[str] = set()  # attempts whose start was asked of a runtime
         self.at_merge: dict[int, Actor | None] = {}  # who claimed a merge last
+        self.heads: dict[str, set[str]] = {}  # of the merge requests of each bead, also those that were mended
         self.limits: list[tuple[int, dict[str, Any]]] = []
         self._query = _query()
         self._connection: psycopg.Connection[Any] | None = None
@@ -161,7 +162,7 @@ class Oracles:
         self._check_created(actor)
         holding.check(self, actor)
         self._check_terminal(actor)
-        self._check_merges()
+        merged.check(self)
         self._check_processes()
         self._check_work()
 
@@ -255,34 +256,6 @@ class Oracles:
         for row in self.now.tables["dispatches"].values():
             if row["status"] in LIVE and self.now.tables["beads"][row["bead_id"]]["not_before"] is not None:
                 self.fail("a live attempt whose bead waits out a backoff", self.world.name_of(row["id"]))
-
-    def _check_merges(self) -> None:
-        """G4: merged once, by the head of the served done, never for one that is canceled; and the rows agree."""
-        requests = self.now.tables["merge_requests"].values()
-        for landing in self.world.targets.landings:
-            for head in landing.merges:
-                self._check_landed(head, [row for row in requests if row["head_sha"] == head])
-        self.world.targets.landings.clear()
-        for row in requests:
-            if self.served.get(row["dispatch_id"]) != row["head_sha"]:
-                self.fail("a merge request of a head that no served done named", self.world.name_of(row["dispatch_id"]))
-            if row["merged_sha"] is not None and not self.world.targets.of(row["rig_id"]).holds(row["head_sha"]):
-                self.fail("recorded as merged, and not on the target", self.world.name_of(row["dispatch_id"]))
-
-    def _check_landed(self, head: str, requests: list[Row]) -> None:
-        if not requests:
-            self.fail("a head was merged that nobody asked for", head)
-            return
-        bead = self.now.tables["beads"][requests[0]["bead_id"]]
-        name = self.world.name_of(requests[0]["dispatch_id"])
-        if bead["status"] != "in_review" or requests[0]["status"] in ("closed", "failed"):
-            state = f"{bead['status']} {bead['resolution'] or ''}".strip()
-            self.fail("merged, and its bead did not want it", f"{name}: {state}, request {requests[0]['status']}")
-        heads = {row["head_sha"] for row in self.now.tables["merge_requests"].values() if row["bead_id"] == bead["id"]}
-        target = self.world.targets.of(requests[0]["rig_id"])
-        merges = [each for each in target.above[target.head] if target.merged_head.get(each) in heads]
-        if len(merges) > 1:
-            self.fail("merged more than once", name)
 
     def _check_processes(self) -> None:
         """G2: of one bead's processes, at most one is not fenced."""

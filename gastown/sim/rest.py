@@ -18,7 +18,7 @@ from gastown.store.views import load_views
 # a start goes on by itself, and is looked at on time: nothing is to be done because it came one step further
 UNDER_WAY: set[str | None] = {Verdict.DISPATCH, Verdict.AWAITING_START, Verdict.AWAITING_AGENT}
 # what only a person ends; anything else has to end by itself
-FOR_PEOPLE = {Verdict.HELD, Verdict.BLOCKER_FAILED, Verdict.MERGE_HELD, Verdict.BLOCKED}
+FOR_PEOPLE = {Verdict.HELD, Verdict.BLOCKER_FAILED, Verdict.MERGE_HELD, Verdict.BLOCKED, Verdict.AWAITING_REWORK}
 
 
 def replay_decisions(session: Session) -> list[str]:
@@ -59,15 +59,18 @@ def misasked(session: Session) -> list[str]:
     found = [f"asked for {each.cause}" for each in asked if not _is_there(session, each, beads)]
     causes = {each.cause for each in asked}
     failed = sorted(bead.id for bead in beads.values() if bead.status == BeadStatus.FAILED)
-    return found + [f"{key} failed, and nobody is asked" for key in failed if f"failed:{key}" not in causes]
+    unasked = [key for key in failed if causes.isdisjoint((f"failed:{key}", f"merge_failed:{key}"))]
+    return found + [f"{key} failed, and nobody is asked" for key in unasked]
 
 
 def _is_there(session: Session, asked: Escalation, beads: dict[str, Bead]) -> bool:
     """Whether what a person is asked to look at is still so, as far as rows can tell."""
     kind, _, subject = asked.cause.partition(":")
     match kind:
-        case "failed":
+        case "failed" | "merge_failed":
             return beads[subject].status == BeadStatus.FAILED
+        case "rework":
+            return beads[subject].status == BeadStatus.IN_REVIEW and beads[subject].verdict == Verdict.MERGE_HELD
         case "auth" | "budget":
             return beads[subject].held_at is not None
         case "blocker":

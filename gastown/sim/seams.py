@@ -14,7 +14,7 @@ from gastown.refinery import merging
 from gastown.runtimes import registry
 from gastown.sim.workers import SimLease
 from gastown.store import draws
-from gastown.tasks import merge, reconcile, shutdown
+from gastown.tasks import mending, merge, reconcile, shutdown
 
 if TYPE_CHECKING:
     from gastown.sim.world import World
@@ -51,12 +51,14 @@ def installed(world: "World") -> Iterator[None]:
         (app, "producer_or_acquire", world.broker.producer_or_acquire),
         (registry, "FACTORIES", dict.fromkeys(registry.FACTORIES, lambda: world.runtime)),
         (merging, "prepare", targets.prepare),
+        (merging, "prepare_batch", targets.prepare_batch),
         (merging, "push", targets.push),
         (merging, "land", targets.land),
         (merging, "contains", targets.contains),
         (merging, "stage", targets.stage_commit),
         (merging, "release", targets.release),
         (merge, "Lease", lambda order: SimLease(world, order)),
+        (mending, "reads", lambda preset, home: world.chances.mood.mends),
         (shutdown, "is_near", world.is_shutting_down),
         (draws, "source", Random(world.seed)),
     ]

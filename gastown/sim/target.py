@@ -1,10 +1,12 @@
 """The repositories into which work is merged: commits as names, each with all that it stands on."""
 
 import hashlib
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from gastown.errors import RepositoryUnavailable
+from gastown.refinery.batching import Batch
 from gastown.refinery.jobs import (
     AlreadyMerged,
     Dirty,
@@ -16,6 +18,7 @@ from gastown.refinery.jobs import (
     Pushed,
     PushOutcome,
     PushRefused,
+    Stacked,
     Stopped,
     Unknown,
 )
@@ -26,6 +29,16 @@ PREPARING = (
     Option("clean", 20),
     Option("conflict", 0.7, fault=True),
     Option("red", 0.7, fault=True),
+    Option("away", 1, fault=True),
+    Option("crashes", 0.2, fault=True),
+)
+MENDED = tuple(replace(each, weight=4.0) if each.name in ("conflict", "red") else each for each in PREPARING)
+RED_FROM = {"red from the first": 0, "red from the second": 1, "red from the third": 2}  # how many are green
+STACKING = (
+    Option("clean", 20),
+    Option("the first conflicts", 1, fault=True),
+    Option("the last conflicts", 3, fault=True),
+    *(Option(name, 3, fault=True) for name in RED_FROM),
     Option("away", 1, fault=True),
     Option("crashes", 0.2, fault=True),
 )
@@ -66,12 +79,24 @@ class Target:
     def holds(self, commit: str) -> bool:
         return commit in self.above[self.head]
 
+    def bringer(self, head: str) -> str:
+        """The merge that brought it to the branch."""
+        return next(each for each, merged in self.merged_head.items() if merged == head and self.holds(each))
+
+    def merge(self, job: MergeJob, base: str) -> str:
+        """A commit, not on the branch yet, that merges the job's head onto the base."""
+        commit = sha("merge", job.head_sha, base, job.merge_epoch)
+        self.above[commit] = self.above[base] | {commit, job.head_sha}
+        self.merged_head[commit] = job.head_sha
+        return commit
+
 
 class SimTargets:
     """In place of `gastown.refinery.merging`: the same functions, with the outcomes that the scheduler chooses."""
 
-    def __init__(self, stage: Stage) -> None:
+    def __init__(self, stage: Stage, *, mends: bool = False) -> None:
         self.stage = stage
+        self._preparing = MENDED if mends else PREPARING
         self.targets: dict[int, Target] = {}
         self.landings: list[Landing] = []  # since the oracles looked last
 
@@ -82,15 +107,10 @@ class SimTargets:
         return self.targets[rig_id]
 
     def prepare(self, job: MergeJob, runtime: Any, on_step: Any, should_stop: Any) -> PrepareOutcome:
-        outcome = self.stage.pause("prepares", PREPARING)
+        outcome = self._may_raise("prepares", self._preparing)
         target = self.of(job.rig_id)
-        if outcome == "away":
-            raise RepositoryUnavailable("the remote does not answer")
-        if outcome == "crashes":
-            raise OSError("no space left on device")
         if target.holds(job.head_sha):
-            bringer = next(each for each, head in target.merged_head.items() if head == job.head_sha)
-            return AlreadyMerged(bringer)
+            return AlreadyMerged(target.bringer(job.head_sha))
         expected = target.head
         above = target.above.get(job.staged_sha or "")
         base = job.staged_sha if above is not None and target.head in above else target.head
@@ -102,9 +122,7 @@ class SimTargets:
         on_step("merge")
         if outcome == "conflict":
             return Held(code=HoldCode.CONFLICT, reason="conflicts in a.py")
-        commit = sha("merge", job.head_sha, base, job.merge_epoch)
-        target.above[commit] = target.above[base] | {commit, job.head_sha}
-        target.merged_head[commit] = job.head_sha
+        commit = target.merge(job, base)
         on_step("gate")
         self.stage.pause("runs its gates", GATING)
         if should_stop():
@@ -113,8 +131,54 @@ class SimTargets:
             return Held(code=HoldCode.GATE_FAILED, reason="the gate is red", output="1 failed")
         return Prepared(merge_sha=commit, base_sha=base, expected_sha=expected)
 
+    def _may_raise(self, where: str, options: tuple[Option, ...]) -> str:
+        outcome = self.stage.pause(where, options)
+        if outcome == "away":
+            raise RepositoryUnavailable("the remote does not answer")
+        if outcome == "crashes":
+            raise OSError("no space left on device")
+        return outcome
+
+    def prepare_batch(self, jobs: Sequence[MergeJob], runtime: Any, on_step: Any, should_stop: Any) -> Batch:
+        outcome = self._may_raise("prepares a batch", STACKING)
+        target = self.of(jobs[0].rig_id)
+        if should_stop():
+            return Batch(outcome=Stopped())
+        expected, made, left_out = target.head, list[Stacked](), dict[str, str]()
+        for job in jobs:
+            base = made[-1].merge_sha if made else expected
+            if job is jobs[0] and target.holds(job.head_sha):
+                return Batch(outcome=AlreadyMerged(target.bringer(job.head_sha)))
+            if job is jobs[0] and outcome == "the first conflicts":
+                return Batch(outcome=Held(code=HoldCode.CONFLICT, reason="conflicts in a.py"))
+            if target.holds(job.head_sha):
+                left_out[job.bead_id] = "the target has it already"
+            elif job is jobs[-1] and outcome == "the last conflicts":
+                left_out[job.bead_id] = "conflicts in a.py"
+            else:
+                made.append(Stacked(bead_id=job.bead_id, merge_sha=target.merge(job, base), base_sha=base))
+        on_step("merge")
+        return self._gated(made, expected, left_out, RED_FROM.get(outcome, len(made)), should_stop)
+
+    def _gated(
+        self, made: list[Stacked], expected: str, left_out: dict[str, str], green: int, should_stop: Any
+    ) -> Batch:
+        self.stage.pause("runs its gates", GATING)
+        if should_stop():
+            return Batch(outcome=Stopped())
+        red = Held(code=HoldCode.GATE_FAILED, reason="the gate is red", output="1 failed")
+        if green == 0:
+            return Batch(outcome=red, left_out=left_out)
+        first, *along = made[:green]
+        outcome = Prepared(
+            merge_sha=first.merge_sha, base_sha=first.base_sha, expected_sha=expected, along=tuple(along)
+        )
+        if green >= len(made):
+            return Batch(outcome=outcome, left_out=left_out)
+        return Batch(outcome=outcome, left_out=left_out, culprit=made[green].bead_id, red=red)
+
     def push(self, job: MergeJob, prepared: Prepared) -> PushOutcome:
-        return self._push(job, prepared.merge_sha, prepared.expected_sha)
+        return self._push(job, prepared.tip_sha, prepared.expected_sha)
 
     def land(self, job: MergeJob, staged_sha: str) -> PushOutcome:
         if self.stage.pause("looks", LOOKING) == "away":

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 AT_ONCE = 10  # beads that are not over; more of them only take turns
 POLICIES = {"max_running": (1, 2, 3, 4), "rig_max_running": (1, 2, 3)}
+BATCHES = (1, 2, 3, 4)
 WISHES = {
     "sling": 5.0,
     "cancel": 0.8,
@@ -62,7 +63,9 @@ class Users:
             words = [wish, rng.choice(list(world.nodes))]
         elif wish == "policy":
             name = rng.choice(list(POLICIES))
-            words = [wish, name, str(rng.choice(POLICIES[name]))]
+            if world.chances.mood.mends and rng.random() < 0.5:
+                name = "merge_batch"
+            words = [wish, name, str(rng.choice(POLICIES.get(name, BATCHES)))]
         elif not beads:
             return None
         elif wish in ("block", "unblock"):

@@ -26,7 +26,7 @@ from gastown.sim.agents import SimAgent
 from gastown.sim.broker import SimBroker
 from gastown.sim.chances import Chances
 from gastown.sim.database import Server
-from gastown.sim.moods import THEMES, Theme, policies_of
+from gastown.sim.moods import THEMES, Mood, Theme, policies_of
 from gastown.sim.nodes import Node, SimRuntime
 from gastown.sim.oracles import Oracles, Row, Snapshot
 from gastown.sim.target import SimTargets, sha
@@ -58,7 +58,7 @@ class World:
         self.step = 0
         self.stage = Stage()
         self.broker = SimBroker(self.stage, lambda: self.now, self.name_of_argument)
-        self.targets = SimTargets(self.stage)
+        self.targets = SimTargets(self.stage, mends=Mood.of(seed).mends)
         self.runtime = SimRuntime(self.stage, self.boot, self)
         self.fleet = Fleet(self)
         self.oracles = Oracles(self)
@@ -110,6 +110,10 @@ class World:
             services.beat(session, API)
             for name, policy in policies_of(self.theme).items():
                 session.get_one(Town, self.towns[name]).policy = policy
+            batch = {"merge_batch": self.chances.mood.batch}
+            for town_id in self.towns.values() if batch["merge_batch"] > 1 else ():
+                town = session.get_one(Town, town_id)
+                town.policy = town.policy | batch
         crowded = self.theme is Theme.CONTENTION
         for name, capacity in (("a", 1 if crowded else 2), ("b", 2), ("c", 1)):
             self.nodes[name] = Node(name, capacity, joined=name == "a" or (name == "b" and not crowded))
@@ -183,6 +187,10 @@ class World:
         if text in now["dispatches"]:
             row = now["dispatches"][text]
             self.names[text] = f"{self.name_of(row['bead_id'])}/{row['epoch']}"
+        elif text in now["beads"] and now["beads"][text]["mr_id"] is not None:
+            source = self.name_of(now["merge_requests"][now["beads"][text]["mr_id"]]["bead_id"])
+            made = sum(name.startswith(f"{source}.") for name in self.names.values() if "/" not in name)
+            self.names[text] = f"{source}.{made + 1}"
         return self.names.get(text, text)
 
     def name_of_argument(self, task: str, value: Any) -> str:
@@ -220,10 +228,10 @@ class World:
 
     def look(self) -> None:
         self.oracles.look(self.moved)
-        for key, row in self.oracles.now.tables["beads"].items():
-            name = self.names.get(key)
-            if name is not None and name not in self.beads:
-                self.beads[name] = (key, row["town_id"])
+        rows = self.oracles.now.tables["beads"]
+        new = {self.name_of(key): key for key, row in rows.items() if row["mr_id"] is not None or key in self.names}
+        for name in sorted(new.keys() - self.beads.keys()):
+            self.beads[name] = (new[name], rows[new[name]]["town_id"])
         self._note_policies()
         if self.broken is not None:
             raise self.broken

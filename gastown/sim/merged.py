@@ -1,0 +1,62 @@
+"""What must hold of merges: a served done named them, they are wanted, and happen once; and rows agree with targets."""
+
+from typing import TYPE_CHECKING, Any
+
+from gastown.reconcile.policy import Policy
+from gastown.states import MERGING
+
+if TYPE_CHECKING:
+    from gastown.sim.oracles import Oracles
+
+Row = dict[str, Any]
+ROUNDS = Policy().rework_rounds
+
+
+def check(oracles: "Oracles") -> None:
+    """G4: merged once, by the head of the served done, never for one that is canceled; and the rows agree."""
+    world, rows = oracles.world, oracles.now.tables["merge_requests"]
+    for row in rows.values():
+        oracles.heads.setdefault(row["bead_id"], set()).add(row["head_sha"])
+    for landing in world.targets.landings:
+        for head in landing.merges:
+            _check_landed(oracles, head, [row for row in rows.values() if row["head_sha"] == head])
+    world.targets.landings.clear()
+    for row in rows.values():
+        name = world.name_of(row["dispatch_id"])
+        if oracles.served.get(row["dispatch_id"]) != row["head_sha"]:
+            oracles.fail("a merge request of a head that no served done named", name)
+        if row["merged_sha"] is not None and not world.targets.of(row["rig_id"]).holds(row["head_sha"]):
+            oracles.fail("recorded as merged, and not on the target", name)
+        if row["rounds"] > ROUNDS:
+            oracles.fail("a merge mended more often than may be", f"{name}: {row['rounds']}")
+        leader = rows.get(row["batch_of"])
+        if leader is not None and row["status"] == "open" and leader["status"] not in MERGING:
+            oracles.fail("a member of a batch whose leader is not being merged", name)
+    _check_mended(oracles)
+
+
+def _check_mended(oracles: "Oracles") -> None:
+    """A bead that is made for a merge opens none of its own, and is live only while that waits."""
+    beads, rows = oracles.now.tables["beads"], oracles.now.tables["merge_requests"]
+    for row in rows.values():
+        if beads[row["bead_id"]]["mr_id"] is not None:
+            oracles.fail("a merge request of a bead that mends another", oracles.world.name_of(row["bead_id"]))
+    for key, bead in beads.items():
+        if bead["mr_id"] is not None and bead["status"] == "in_progress" and rows[bead["mr_id"]]["status"] == "closed":
+            oracles.fail("an agent mends a merge that is over", oracles.world.name_of(key))
+
+
+def _check_landed(oracles: "Oracles", head: str, requests: list[Row]) -> None:
+    if not requests:
+        oracles.fail("a head was merged that nobody asked for", head)
+        return
+    bead = oracles.now.tables["beads"][requests[0]["bead_id"]]
+    name = oracles.world.name_of(requests[0]["dispatch_id"])
+    if bead["status"] != "in_review" or requests[0]["status"] in ("closed", "failed"):
+        state = f"{bead['status']} {bead['resolution'] or ''}".strip()
+        oracles.fail("merged, and its bead did not want it", f"{name}: {state}, request {requests[0]['status']}")
+    target = oracles.world.targets.of(requests[0]["rig_id"])
+    heads = oracles.heads[bead["id"]]
+    merges = [each for each in target.above[target.head] if target.merged_head.get(each) in heads]
+    if len(merges) > 1:
+        oracles.fail("merged more than once", name)
