@@ -23,7 +23,6 @@ from gastown.states import (
     MergeStatus,
     Purpose,
     Resolution,
-    Verdict,
     stop_code_of,
 )
 from gastown.store.policies import Policies
@@ -31,6 +30,10 @@ from gastown.store.policies import Policies
 log = structlog.get_logger()
 
 API = "api"  # the row of `services` that the API beats
+
+_UNFINISHED = one_of("status", (BeadStatus.OPEN, BeadStatus.IN_PROGRESS))
+# `m` has no attempt at work, so what it waits for decides
+_WAITS = f"""m.{_UNFINISHED} AND NOT EXISTS (SELECT 1 FROM dispatches d WHERE d.bead_id = m.id AND d.{IS_LIVE})"""
 
 # Each part is found by an index on the bead, so that the cost is that of the batch, whatever the history.
 # In `past`, an attempt that the provider put off neither counts nor ends a row of infra failures.
@@ -68,13 +71,24 @@ LEFT JOIN merge_requests reads ON reads.id = b.mr_id
 LEFT JOIN convoys convoy ON convoy.id = b.convoy_id
 LEFT JOIN convoy_branches path ON path.convoy_id = b.convoy_id AND path.rig_id = b.rig_id AND b.purpose = 'landing'
 LEFT JOIN LATERAL (
+    WITH RECURSIVE ahead AS (  -- its members, and all that they wait for
+        SELECT m.id FROM beads m WHERE m.convoy_id = b.convoy_id AND m.rig_id = b.rig_id AND m.purpose IS NULL
+        UNION
+        SELECT e.blocker_id FROM ahead JOIN beads m ON m.id = ahead.id AND {_WAITS}
+            JOIN bead_dependencies e ON e.bead_id = ahead.id AND e.kind = 'blocks'
+    ), stuck AS (  -- what failed of these, and who waits for that
+        SELECT m.id FROM ahead JOIN beads m ON m.id = ahead.id
+        WHERE m.status = '{BeadStatus.FAILED}' OR m.resolution = '{Resolution.CANCELED}'
+        UNION
+        SELECT m.id FROM stuck JOIN bead_dependencies e ON e.blocker_id = stuck.id AND e.kind = 'blocks'
+            JOIN beads m ON m.id = e.bead_id AND {_WAITS}
+    )
     SELECT (SELECT jsonb_build_object(
                 'members', count(*),
                 'released', count(*) FILTER (WHERE m.{one_of("resolution", RELEASING)}),
                 'canceled', count(*) FILTER (WHERE m.resolution = '{Resolution.CANCELED}'),
                 'failed', count(*) FILTER (WHERE m.status = '{BeadStatus.FAILED}'),
-                'stuck', count(*) FILTER (WHERE m.status IN ('open', 'in_progress')
-                    AND m.verdict = '{Verdict.BLOCKER_FAILED}'),
+                'stuck', count(*) FILTER (WHERE m.id IN (SELECT id FROM stuck) AND m.{_UNFINISHED}),
                 'failures', (array_agg(m.id ORDER BY m.id) FILTER (WHERE m.status = '{BeadStatus.FAILED}'))[1:20])
             FROM beads m WHERE m.convoy_id = b.convoy_id AND m.rig_id = b.rig_id AND m.purpose IS NULL) AS members,
            (SELECT count(*) - b.attempts_from FROM merge_requests r

@@ -48,7 +48,7 @@ def await_members(view: BeadView, now: datetime, policy: Policy) -> Decision | N
     landing = _to_land(view)
     if landing is None or (landing.waiting == 0 and (landing.partial or landing.stuck == 0)):
         return None
-    unstable = landing.failed or landing.canceled
+    unstable = landing.partial or landing.failed or landing.canceled
     return Decision(Verdict.AWAITING_MEMBERS, _progress(landing), (), now + STUCK_LOOK if unstable else None)
 
 
