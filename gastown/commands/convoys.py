@@ -186,6 +186,7 @@ def close(session: Session, town_id: int, key: str, *, actor: str = "user") -> l
     convoy, rows = convoys.lock(session, found.id, convoys.with_dependants(session, found.id))
     if convoy.status == ConvoyStatus.CLOSED:
         raise Refused(f"convoy {convoy.id} is closed already", hint=_show(convoy))
+    rows |= lock_beads(session, convoys.with_dependants(session, convoy.id) - rows.keys())  # joined before our lock
     stops: list[StopContainer] = []
     for bead in rows.values():
         if bead.convoy_id == convoy.id and bead.status not in TERMINAL:

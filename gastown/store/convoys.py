@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 
 from gastown.db import gastown_now
 from gastown.errors import NotFound, Refused
-from gastown.models import Bead, BeadDependency, Convoy, ConvoyBranch, Rig
+from gastown.models import Bead, BeadDependency, Convoy, ConvoyBranch, MergeRequest, Rig
 from gastown.states import PRIORITIES, RELEASING, TERMINAL, BeadStatus, ConvoyMode, ConvoyStatus, Purpose
 from gastown.store import beads, branches, draws
 from gastown.store.moves import lock_beads, move, record, set_beads, wake
@@ -159,10 +159,12 @@ def unfinished(session: Session, convoy_id: str) -> list[str]:
 
 
 def with_dependants(session: Session, convoy_id: str) -> set[str]:
-    """What is locked before its unfinished beads are ended: they, and all that wait for them."""
+    """What is locked before its unfinished beads are ended: they, all that wait for them, and what mends or reviews."""
     own = unfinished(session, convoy_id)
     waiting = select(BeadDependency.bead_id).where(BeadDependency.blocker_id.in_(own))
-    return {*own, *session.scalars(waiting)}
+    made = select(Bead.id).join(MergeRequest, MergeRequest.id == Bead.mr_id).where(MergeRequest.bead_id.in_(own))
+    unfinished_ones = made.where(Bead.status.not_in(TERMINAL))
+    return {*own, *session.scalars(waiting), *session.scalars(unfinished_ones)}
 
 
 @dataclass(frozen=True, kw_only=True)

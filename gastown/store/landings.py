@@ -4,8 +4,9 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from gastown.db import gastown_now
+from gastown.errors import Refused
 from gastown.models import Bead, Convoy, MergeRequest
-from gastown.states import TERMINAL, BeadStatus, ConvoyMode, ConvoyStatus, Purpose, Resolution
+from gastown.states import RELEASING, TERMINAL, BeadStatus, ConvoyMode, ConvoyStatus, Purpose, Resolution
 from gastown.store import beads, branches, convoys, escalations, requests, rework
 from gastown.store.moves import move, record, set_bead, wake
 
@@ -70,25 +71,42 @@ def end_convoy(session: Session, bead: Bead) -> None:
 
 
 def call_back(session: Session, member: Bead, actor: str) -> None:
-    """A member is worked on again, or is new: what its convoy made on its rig does not land before that is over.
+    """A member is worked on again: what its convoy made on its rig does not land before that is over. A landing that
+    failed is opened again, or the member would bring to the target what it stands on, and one that had nothing to land.
 
-    The member is locked, and the landing beads of its convoy. Raises Refused while the landing is being pushed.
+    The member is locked, and the landing beads of its convoy. Raises Refused while the landing is being pushed, and
+    when what the member stands on is not to land any more.
     """
     landing = None if member.purpose else convoys.landing_on(session, member.convoy_id, member.rig_id)
-    if landing is None or landing.convoy_id is None or landing.status in TERMINAL:
+    if landing is None or landing.convoy_id is None or landing.resolution == Resolution.MERGED:
         return
+    convoy = convoys.lock_row(session, landing.convoy_id)
+    if convoy.status == ConvoyStatus.CLOSED:
+        _refuse_to_bring(session, convoy, landing, member)
+        return
+    if landing.status == BeadStatus.FAILED:
+        reopen_landing(session, landing, actor)
+    elif landing.status == BeadStatus.CLOSED:
+        beads.reopen(session, landing, actor)
     escalations.settle(session, landing.town_id, escalations.MEMBER + landing.id)
     if landing.status == BeadStatus.IN_REVIEW:
         withdraw(session, landing, f"{member.id} is worked on again", actor)
     wake(session, landing.id)
 
 
+def _refuse_to_bring(session: Session, convoy: Convoy, landing: Bead, member: Bead) -> None:
+    if landing.resolution in RELEASING:
+        return
+    path = branches.branch_of(session, landing)
+    if path is not None and path.head_sha is not None and beads.last_epoch(session, member.id):
+        why = f"{member.id} stands on {path.branch}, which does not land: convoy {convoy.id} was closed"
+        raise Refused(why, hint='gastown sling "..." does it anew, from the target')
+
+
 def withdraw(session: Session, landing: Bead, why: str, actor: str) -> None:
     assert landing.convoy_id is not None
     convoy = convoys.lock_row(session, landing.convoy_id)
-    request = requests.close_request(session, landing)
-    if request is not None and request.dispatch_id is not None:  # what landed was mended, and that is not lost
-        branches.note_head(session, convoy.id, landing.rig_id, request.head_sha)
+    _keep_mended(session, landing, requests.close_request(session, landing))
     rework.cancel_for(session, landing.id, actor, why)
     move(session, Bead, landing.id, BeadStatus.IN_REVIEW, BeadStatus.OPEN, wake_at=gastown_now())
     others = [each for each in _landings(session, convoy.id) if each.id != landing.id]
@@ -98,10 +116,20 @@ def withdraw(session: Session, landing: Bead, why: str, actor: str) -> None:
     record(session, landing.town_id, "withdrawn", message, actor=actor, bead_id=landing.id, convoy=convoy.id)
 
 
+def _keep_mended(session: Session, landing: Bead, request: MergeRequest | None) -> None:
+    """What was to land was mended, and the next request starts with that."""
+    if request is not None and request.dispatch_id is not None:
+        assert landing.convoy_id is not None
+        branches.note_head(session, landing.convoy_id, landing.rig_id, request.head_sha)
+
+
 def reopen_landing(session: Session, landing: Bead, actor: str) -> None:
-    """A locked landing bead that failed is tried again, and so is its convoy."""
+    """A locked landing bead that failed is tried again, and so is its convoy. Raises Refused when that was closed."""
     assert landing.convoy_id is not None
     convoy = convoys.lock_row(session, landing.convoy_id)
+    if convoy.status == ConvoyStatus.CLOSED:
+        raise Refused(f"convoy {convoy.id} was closed", hint=f"gastown convoy show {convoy.id}")
+    _keep_mended(session, landing, rework.failed_request(session, landing.id))
     beads.reopen(session, landing, actor)
     set_bead(session, landing.id, attempts_from=count_failed(session, landing.id))
     if convoy.status == ConvoyStatus.FAILED:

@@ -1,0 +1,141 @@
+"""Convoys whose members or landings failed or were called off: what lands then, and what does not."""
+
+from typing import Any
+
+import pytest
+
+from gastown.commands import convoys, work
+from gastown.errors import Refused
+from gastown.models import Rig
+from gastown.states import BeadStatus, ConvoyStatus, HoldCode, Resolution
+from gastown.store import merges, rework
+from tests.builders import a_rig
+from tests.races import committed, race
+from tests.store import convoying as they
+from tests.store.merging import claim
+from tests.store.test_convoys import held_landing
+from tests.ticks import tick
+
+
+def ask(function: Any, *args: Any, **values: Any) -> Any:
+    return committed(lambda session: function(session, *args, **values))
+
+
+def test_who_waits_for_someone_that_waits_for_a_failed_one_is_left_out_too(town_id: int) -> None:
+    good, bad, waiting, last = they.members(4)
+    convoy_id = they.make(town_id, [good, bad, waiting, last], start=False)
+    ask(convoys.order, town_id, convoy_id, waiting, bad)
+    ask(convoys.order, town_id, convoy_id, last, waiting)
+    ask(convoys.start, town_id, convoy_id)
+    they.finish(good)
+    they.fail(bad)
+    ask(convoys.land, town_id, convoy_id, partial=True)
+    tick()
+    [landing] = they.landings(convoy_id)
+    assert landing.status == BeadStatus.IN_REVIEW
+
+
+def test_who_does_not_wait_for_a_failed_one_any_more_is_landed_too(town_id: int) -> None:
+    good, bad, waiting = they.members(3)
+    convoy_id = they.make(town_id, [good, bad, waiting], start=False)
+    ask(convoys.order, town_id, convoy_id, waiting, bad)
+    ask(convoys.start, town_id, convoy_id)
+    they.finish(good)
+    they.fail(bad)
+    ask(convoys.unorder, town_id, convoy_id, waiting, bad)
+    ask(convoys.land, town_id, convoy_id, partial=True)
+    tick()
+    [landing] = they.landings(convoy_id)
+    assert landing.status == BeadStatus.OPEN
+    tip = they.finish(waiting)
+    assert they.request_of(landing.id).head_sha == tip
+
+
+def failed_landing(town_id: int) -> tuple[str, str, str]:
+    """A convoy that failed as it was landed without one of its members: that, the landing, and who failed."""
+    good, bad = they.members(2)
+    convoy_id = they.make(town_id, [good, bad])
+    they.finish(good)
+    they.fail(bad)
+    ask(convoys.land, town_id, convoy_id, partial=True)
+    tick()
+    [landing] = they.landings(convoy_id)
+    order = claim(they.request_of(landing.id))
+    assert ask(merges.hold, order, HoldCode.GATE_FAILED, "make test failed")
+    assert ask(rework.fail_merge, they.bead(landing.id), order.id, "not merged")
+    tick()
+    assert they.convoy(convoy_id).status == ConvoyStatus.FAILED
+    return convoy_id, landing.id, bad
+
+
+def test_a_member_that_is_retried_opens_a_landing_that_failed(town_id: int) -> None:
+    """What it made stands on the convoy's branch, which would come to the target with it."""
+    convoy_id, landing_id, bad = failed_landing(town_id)
+    ask(work.retry, town_id, bad)
+    tick()
+    assert (they.convoy(convoy_id).status, they.bead(landing_id).status) == (ConvoyStatus.OPEN, BeadStatus.OPEN)
+    they.work(bad)
+    assert they.request_of(bad).target == they.branch(convoy_id).branch
+    tip = they.merge(bad)
+    assert they.request_of(landing_id).head_sha == tip
+
+
+def test_what_mended_a_landing_outlives_its_failure(town_id: int) -> None:
+    convoy_id, landing, _members = held_landing(town_id)
+    mending = they.request_of(landing.id).rework_id
+    assert mending is not None
+    they.work(mending)
+    tick()
+    mended = they.request_of(landing.id).head_sha
+    order = claim(they.request_of(landing.id))
+    assert ask(merges.hold, order, HoldCode.GATE_FAILED, "make test failed")
+    assert ask(rework.fail_merge, they.bead(landing.id), order.id, "not merged")
+    tick()
+    ask(convoys.land, town_id, convoy_id)
+    tick()
+    assert they.request_of(landing.id).head_sha == mended
+
+
+def test_a_bead_that_joins_as_its_convoy_is_closed_does_not_run_on(town_id: int) -> None:
+    one, new = they.members(2)
+    convoy_id = they.make(town_id, [one])
+    race(
+        lambda session: convoys.add(session, town_id, convoy_id, [new]),
+        lambda session: convoys.close(session, town_id, convoy_id),
+    )
+    tick()
+    assert they.convoy(convoy_id).status == ConvoyStatus.CLOSED
+    assert (they.bead(new).convoy_id, they.bead(new).resolution) == (convoy_id, Resolution.CANCELED)
+
+
+def test_a_member_of_a_closed_convoy_brings_nothing_of_the_others(town_id: int) -> None:
+    good, bad = they.members(2)
+    convoy_id = they.make(town_id, [good, bad])
+    they.finish(good)
+    they.fail(bad)
+    ask(convoys.close, town_id, convoy_id)
+    tick()
+    with pytest.raises(Refused, match="stands on"):
+        ask(work.retry, town_id, bad)
+
+
+def test_the_landing_of_a_convoy_that_was_closed_is_not_tried_again(town_id: int) -> None:
+    convoy_id, landing_id, _bad = failed_landing(town_id)
+    ask(convoys.close, town_id, convoy_id)
+    with pytest.raises(Refused, match=f"convoy {convoy_id} was closed"):
+        ask(work.retry, town_id, landing_id)
+
+
+def test_a_member_that_is_retried_where_nothing_was_to_land_is_landed(town_id: int) -> None:
+    [here, dropped] = they.members(2)
+    other: Rig = committed(lambda session: a_rig(session, name="other"))
+    [there] = they.members(1, other)
+    convoy_id = they.make(town_id, [here, dropped, there])
+    ask(work.cancel, town_id, dropped)
+    they.work(here, changed=False)
+    tick()
+    assert they.landings(convoy_id)[0].resolution == Resolution.NO_CHANGES
+    ask(work.retry, town_id, dropped)
+    tip = they.finish(dropped)
+    [landing, _other] = they.landings(convoy_id)
+    assert (landing.status, they.request_of(landing.id).head_sha) == (BeadStatus.IN_REVIEW, tip)
