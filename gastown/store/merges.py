@@ -9,7 +9,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from gastown.db import gastown_now
-from gastown.models import Bead, MergeRequest
+from gastown.models import Bead, Event, MergeRequest
 from gastown.states import MERGING, BeadStatus, HoldCode, MergeStatus, Resolution
 from gastown.store import batches, looks, reviews, staging
 from gastown.store.closing import close, lock_ours, lock_request, merged_into
@@ -25,6 +25,9 @@ from gastown.store.policies import policy_of
 from gastown.store.requests import wake_next
 from gastown.store.workers import claimed_before
 
+LOST = "merge_lost"  # the event of a merge whose worker was gone
+NOT_LOST = (looks.HELD, "merge_requeued", "retried", "reworked", "done")  # events that begin a new row
+LOST_IN_ROW = 5  # a deployment ends a worker once or twice in a merge; a gate that kills its worker does so each time
 HELD_OUTPUT_CHARACTERS = 20_000  # of a red gate, kept for people and for the next attempt's prompt
 
 
@@ -226,18 +229,38 @@ def requeue(session: Session, order: MergeOrder, reason: str) -> bool:
 
 
 def reclaim(session: Session, merge_id: int) -> bool:
-    """in_progress with an expired lease -> open. The epoch of the next claim fences the old worker."""
+    """in_progress with an expired lease -> open. The epoch of the next claim fences the old worker.
+
+    Held for a person when that happened so often in a row that the merge itself seems to end its workers.
+    """
     found = lock_request(session, merge_id)
     if found is None or (expiry := found[1].lease_expires_at) is None:
         return False
     if expiry > session.scalars(select(gastown_now())).one():
         return False
-    values = {"lease_expires_at": None, "step": None, "asked_at": None}
+    bead, request = found
+    step = request.step or "claimed"
+    values: dict[str, object] = {"lease_expires_at": None, "step": None, "asked_at": None}
+    if (lost := 1 + _lost_in_row(session, bead.id)) >= LOST_IN_ROW:
+        reason = f"{lost} workers in a row were gone before it was merged, the last one at the step {step}"
+        values |= {"held_code": HoldCode.MERGE_ERROR, "held_reason": reason, "held_output": None, "look_at": None}
     if not move(session, MergeRequest, merge_id, MergeStatus.IN_PROGRESS, MergeStatus.OPEN, **values):
         return False
-    batches.release(session, found[1])
-    wake_next(session, found[1])  # a better one may have come meanwhile, and waits for our end
+    told = f"its worker is gone at the step {step}; merged anew"
+    record(session, bead.town_id, LOST, told, actor="reconciler", bead_id=bead.id)
+    if "held_code" in values:
+        wake(session, bead.id)
+        record(session, bead.town_id, looks.HELD, reason, actor="reconciler", bead_id=bead.id)
+    batches.release(session, request)
+    wake_next(session, request)  # a better one may have come meanwhile, and waits for our end
     return True
+
+
+def _lost_in_row(session: Session, bead_id: str) -> int:
+    """Workers that its merge lost since anything else became of it."""
+    kinds = select(Event.kind).where(Event.bead_id == bead_id, Event.kind.in_((LOST, *NOT_LOST)))
+    newest = session.scalars(kinds.order_by(Event.id.desc()).limit(LOST_IN_ROW)).all()
+    return next((place for place, kind in enumerate(newest) if kind != LOST), len(newest))
 
 
 def expire_merges_of(session: Session, worker: str) -> list[str]:

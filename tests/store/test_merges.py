@@ -10,8 +10,9 @@ from gastown.commands import work
 from gastown.db import in_transaction, transaction
 from gastown.errors import Refused
 from gastown.models import Event, MergeRequest
-from gastown.states import BeadStatus, DispatchStatus, MergeStatus, Resolution, Verdict
-from gastown.store import merges
+from gastown.states import BeadStatus, DispatchStatus, HoldCode, MergeStatus, Resolution, Verdict
+from gastown.store import beads, merges
+from gastown.store.moves import set_bead
 from gastown.store.orders import MergeOrder
 from tests.builders import (
     HEAD,
@@ -99,6 +100,32 @@ def test_a_lease_is_beaten_and_expires(town_id: int, clock: Clock) -> None:
     assert (now(request).status, now(request).lease_expires_at) == (OPEN, None)
     assert not committed(lambda session: merges.reclaim(session, order.id))
     assert not committed(lambda session: merges.beat_merge(session, order.id, 1))
+
+
+def test_a_merge_that_ends_its_workers_is_held_for_a_person(town_id: int, clock: Clock) -> None:
+    """A gate that kills its worker would be run for ever (G6). A retry gives it as many workers again."""
+    request = make()
+
+    def lose_a_worker() -> None:
+        epoch = claim(request).merge_epoch
+        committed(lambda session: merges.beat_merge(session, request.id, epoch, "gate 1"))
+        clock.advance(46)
+        assert committed(lambda session: merges.reclaim(session, request.id))
+
+    def lose_workers(count: int) -> None:
+        for _ in range(count):
+            lose_a_worker()
+
+    lose_workers(4)
+    committed(lambda session: merges.requeue(session, claim(request), "main moved meanwhile"))
+    for _ in range(2):
+        lose_workers(4)
+        assert now(request).held_code is None
+        lose_workers(1)
+        held = now(request)
+        assert (held.status, held.held_code, held.look_at) == (OPEN, HoldCode.MERGE_ERROR, None)
+        assert held.held_reason == "5 workers in a row were gone before it was merged, the last one at the step gate 1"
+        committed(lambda session: work.retry(session, town_id, request.bead_id))
 
 
 def test_a_worker_that_came_back_has_its_merges_taken_up_at_once(town_id: int, clock: Clock) -> None:
@@ -258,6 +285,22 @@ def test_record_wakes_exactly_who_waits(town_id: int, clock: Clock) -> None:
     with transaction() as session:
         told = session.scalars(select(Event.message).where(Event.kind == "merged")).all()
     assert told == [f"merged into main as {MERGED[:12]}"]
+
+
+def test_one_that_begins_to_wait_while_the_merge_is_recorded_is_woken(town_id: int) -> None:
+    """A tick has seen it blocked, after the record had asked who waits, and before it had the lock."""
+    request = make()
+    with transaction() as session:
+        waiting = a_bead(session)
+    order = claim(request)
+    assert push(order)
+
+    def begin_to_wait(session: Session) -> None:
+        beads.add_blockers(session, waiting.id, [request.bead_id], town_id)
+        set_bead(session, waiting.id, wake_at=None, verdict=Verdict.BLOCKED)
+
+    assert race(begin_to_wait, lambda session: merges.record_merged(session, order, MERGED))
+    assert now(waiting).wake_at is not None
 
 
 def test_what_the_target_has_already_is_recorded_without_a_push(town_id: int) -> None:
