@@ -53,11 +53,11 @@ def answer(session: Session, dispatch_id: UUID, said: Review, home: Path) -> Rev
         if said.verdict == APPROVE:
             reviews.approve_head(session, request, sha, comment, review.id, agent.name)
             return Reviewed(counted=True, message=f"{request.bead_id} may be merged at {sha[:12]}")
-        if request.status == MergeStatus.OPEN and request.batch_of is None:
+        if request.status == MergeStatus.OPEN and request.batch_of is None and request.rework_id is None:
             mender = _mender(session, request, home)
             reviews.request_changes(session, request, sha, comment, review.id, agent.name, mender)
             return Reviewed(counted=True, message=f"{request.bead_id} is held until that has changed")
-        reviews.drop(session, request)  # its rig has stopped asking for reviews, and it went on
+        reviews.drop(session, request)  # its rig has stopped asking for reviews, and it went on, or is being mended
     return Reviewed(counted=False, message=f"nobody waits for {review.id} any more, so this changes nothing")
 
 

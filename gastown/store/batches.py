@@ -51,6 +51,7 @@ def take(session: Session, request: MergeRequest, most: int, lease: timedelta) -
             MergeRequest.status == MergeStatus.OPEN,
             MergeRequest.held_code.is_(None),
             MergeRequest.staged_sha.is_(None),
+            MergeRequest.published_ref.is_(None),  # its own worker takes that back
             Bead.purpose.is_(None),
             Bead.status == BeadStatus.IN_REVIEW,
         )

@@ -8,8 +8,8 @@ from sqlalchemy.orm import Session
 from gastown.db import gastown_now
 from gastown.models import Bead, MergeRequest
 from gastown.states import MERGING, BeadStatus, MergeStatus, Resolution
-from gastown.store import batches, branches, escalations
-from gastown.store.moves import MoveLost, lock_bead, lock_beads, move, record, waiting_for, wake
+from gastown.store import batches, beads, branches, escalations
+from gastown.store.moves import MoveLost, lock_bead, lock_beads, move, record, waiting_for
 from gastown.store.orders import MergeOrder
 from gastown.store.requests import wake_next
 
@@ -55,7 +55,8 @@ def close(
     if tip_sha is not None:
         branches.note_tip(session, request, tip_sha)
     batches.release(session, request)
-    wake(session, *waiting)
+    for bead_id in sorted(ended):
+        beads.wake_dependants(session, bead_id)  # also those that began to wait for it before it was locked
     wake_next(session, request)
     return True
 

@@ -35,7 +35,10 @@ _HAS_BEAD = "SELECT 1 FROM beads b WHERE b.id = q.bead_id AND "
 _RELEASED = one_of("b.resolution", RELEASING)
 # When a cause is gone: `q` is the open escalation. A broken invariant is settled by hand, since it is to be reported.
 _GONE = {
-    **dict.fromkeys((FAILED, MERGE_FAILED), f"EXISTS ({_HAS_BEAD} b.status <> 'failed')"),
+    FAILED: f"""EXISTS ({_HAS_BEAD} (b.status <> 'failed' OR EXISTS (SELECT 1 FROM merge_requests m
+        WHERE m.id = b.mr_id AND (m.status IN ('closed', 'failed')
+          OR b.id IS DISTINCT FROM m.rework_id AND b.id IS DISTINCT FROM m.review_id))))""",
+    MERGE_FAILED: f"EXISTS ({_HAS_BEAD} b.status <> 'failed')",
     REWORK: f"NOT EXISTS ({_HAS_BEAD} b.status = 'in_review' AND b.verdict = 'merge_held')",
     MEMBER: f"NOT EXISTS ({_HAS_BEAD} b.verdict = 'member_failed')",
     APPROVAL: """NOT EXISTS (SELECT 1 FROM merge_requests m WHERE m.bead_id = q.bead_id

@@ -5,7 +5,7 @@ from sqlalchemy.orm import Session
 
 from gastown.db import gastown_now
 from gastown.errors import Refused
-from gastown.models import Bead, Dispatch, MergeRequest
+from gastown.models import Bead, Dispatch, MergeRequest, Rig
 from gastown.states import MERGING, MergeStatus
 from gastown.store import batches, branches, staging
 from gastown.store.moves import MoveLost, move, wake_unlocked
@@ -54,7 +54,7 @@ def close_request(session: Session, bead: Bead) -> MergeRequest | None:
 
 
 def clear_hold(session: Session, bead: Bead) -> bool:
-    """Somebody asks for the merge to be tried again."""
+    """Somebody asks for the merge to be tried again, and for another review if it still waits for one."""
     statement = (
         update(MergeRequest)
         .where(
@@ -62,7 +62,7 @@ def clear_hold(session: Session, bead: Bead) -> bool:
             MergeRequest.status == MergeStatus.OPEN,
             MergeRequest.held_code.is_not(None),
         )
-        .values(**LIFTED)
+        .values(**LIFTED, review_id=None)
         .returning(MergeRequest.id)
     )
     return session.execute(statement.execution_options(synchronize_session=False)).first() is not None
@@ -74,20 +74,22 @@ def note_asked(session: Session, *merge_ids: int) -> None:
 
 
 def wake_next(session: Session, request: MergeRequest) -> None:
-    """The target is free: the best of those who wait for it is looked at, and those whose staged merge may land.
+    """The target is free: the best of those who wait for it, and for nothing else, is looked at.
 
     Not when somebody is at its bead: other beads are locked by now, and waiting for one more could be a deadlock.
     Nothing is forgotten then, since who waits behind another looks again after `merge_look_s` by itself.
     """
+    unread = Rig.review_agent.is_not(None) & MergeRequest.reviewed_sha.is_distinct_from(MergeRequest.head_sha)
     waiting = (
         select(MergeRequest.bead_id)
+        .join(Rig, Rig.id == MergeRequest.rig_id)
         .where(
             MergeRequest.rig_id == request.rig_id,
             MergeRequest.target == request.target,
             MergeRequest.id != request.id,
             MergeRequest.status == MergeStatus.OPEN,
         )
-        .order_by(MergeRequest.held_code.is_not(None), MergeRequest.priority, MergeRequest.id)
+        .order_by(MergeRequest.held_code.is_not(None), unread, MergeRequest.priority, MergeRequest.id)
         .limit(1)
     )
     wake_unlocked(session, *session.scalars(waiting))

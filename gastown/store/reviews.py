@@ -66,13 +66,14 @@ def _base(session: Session, request: MergeRequest) -> str:
 
 
 def ask_again(session: Session, bead: Bead, actor: str) -> bool:
-    """The review that it waits for is over without an answer: the next look asks for another one. False: it is not.
+    """The review that it waits for is over without an answer: the next look asks for another one. False: it is not,
+    or something else holds the merge.
 
     The bead's row is locked.
     """
     ended = select(Bead.id).where(Bead.id == MergeRequest.review_id, Bead.status.in_(TERMINAL)).exists()
     waits = select(MergeRequest.id).where(MergeRequest.bead_id == bead.id, MergeRequest.status == MergeStatus.OPEN)
-    merge_id = session.scalar(waits.where(ended))
+    merge_id = session.scalar(waits.where(ended, MergeRequest.held_code.is_(None)))
     if merge_id is None:
         return False
     end_reviews(session, merge_id, f"{bead.id} is to be reviewed anew", actor)
@@ -89,9 +90,9 @@ def hold_for_review(session: Session, request: MergeRequest) -> bool:
     """Whether a claim of it has to be refused until somebody approved its head. Its bead's row is locked.
 
     One that waited for the outside while its rig began to ask for reviews waits no more: it is reviewed first. A head
-    that was handed to a person is in that person's hands.
+    that was handed to a person is in that person's hands, until a retry asks for it back.
     """
-    handed_over = request.published_sha == request.head_sha
+    handed_over = request.held_code is not None and request.published_sha == request.head_sha
     if request.status != MergeStatus.OPEN or handed_over or not awaits_review(session, request):
         return False
     if request.held_code is not None and request.look_at is not None:

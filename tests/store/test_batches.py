@@ -103,9 +103,10 @@ def test_a_rig_may_say_otherwise_than_its_town() -> None:
     [
         {"held_code": CONFLICT, "held_reason": "it cannot be"},
         {"target": "release"},
+        {"published_sha": HEAD, "published_ref": "gt/1"},  # its branch is taken back by the worker that merges it
         {"status": CLOSED},
     ],
-    ids=["held", "another target", "over"],
+    ids=["held", "another target", "published", "over"],
 )
 def test_who_is_not_taken_along(values: dict[str, Any]) -> None:
     first, other = make(), make()

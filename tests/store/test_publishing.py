@@ -15,7 +15,7 @@ from gastown.store.orders import MergeOrder
 from tests.builders import BASE, HEAD, a_feature_branch, an_attempt, now
 from tests.conftest import Clock
 from tests.races import committed
-from tests.store.merging import ONTO, asked, bead, claim, make
+from tests.store.merging import ONTO, asked, bead, claim, make, refused
 from tests.ticks import tick
 
 BRANCH, DIRECT = Strategy.BRANCH, Strategy.DIRECT
@@ -184,6 +184,14 @@ def test_what_waits_for_a_person_goes_on_waiting_until_somebody_retries_it(
     assert look(order)
     committed(lambda session: work.retry(session, request_.town_id, request_.bead_id))
     assert strategy_of(request_) is DIRECT
+
+
+def test_what_is_pushed_after_all_is_reviewed_before(request_: MergeRequest) -> None:
+    """A person had it, but may have it no more: its rig merges by itself now, and asks for reviews."""
+    published(request_)
+    committed(lambda session: session.execute(update(Rig).values(strategy=DIRECT, review_agent="reader")))
+    committed(lambda session: work.retry(session, request_.town_id, request_.bead_id))
+    assert refused(request_)
 
 
 def test_a_staged_merge_is_published_instead(town_id: int, clock: Clock) -> None:

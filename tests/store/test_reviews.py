@@ -499,6 +499,55 @@ def test_one_that_waited_for_the_outside_is_read_first(town_id: int, clock: Cloc
     assert review_of(request).base_sha == HEAD
 
 
+def test_the_end_of_a_merge_wakes_one_that_may_be_merged(town_id: int, clock: Clock) -> None:
+    """Not the one before it in the queue, which waits for its review."""
+    first, unread, read = make(), make(priority=0), make()
+    for each in (first, read):
+        committed(lambda session: reviews.approve(session, town_id, each.bead_id))  # noqa: B023
+    tick()
+    assert asked() == [first.id]
+    order = claim(first)
+    assert hold(order)
+    tick()
+    assert asked() == [read.id]
+    assert now(unread).review_id is not None
+
+
+def stray_review(request: MergeRequest) -> None:
+    """Its rig asked for a review, does so no more, and so it is merged without one, and held."""
+    change_rig(review_agent=None)
+    assert hold(claim(request), rework_agent="writer")
+
+
+def test_a_retry_of_a_held_merge_asks_for_another_review_where_it_ends_one(town_id: int) -> None:
+    request, review = under_review()
+    stray_review(request)
+    committed(lambda session: work.retry(session, town_id, request.bead_id))
+    assert now(review).resolution == Resolution.CANCELED
+    change_rig(review_agent="reader")
+    tick()
+    assert review_of(request).id != review.id
+
+
+def test_a_retry_of_a_held_merge_is_not_spent_on_its_review(town_id: int) -> None:
+    request, review = under_review()
+    stray_review(request)
+    committed(lambda session: work.cancel(session, town_id, review.id))
+    committed(lambda session: work.retry(session, town_id, request.bead_id))
+    assert (now(request).held_code, now(request).review_id) == (None, None)
+
+
+def test_a_late_answer_takes_nothing_from_who_mends_the_head(town_id: int, own_home: Path) -> None:
+    request, review = under_review()
+    dispatch = at_work(review)
+    stray_review(request)
+    tick()
+    mends = now(request).rework_id
+    assert mends is not None
+    assert not say(dispatch, "changes", "name it", own_home).counted
+    assert (now(request).rework_id, now(request).held_code) == (mends, HoldCode.CONFLICT)
+
+
 def test_resync_finds_one_that_slept_through_the_end_of_its_review(town_id: int, clock: Clock) -> None:
     request, review = under_review()
     tick()

@@ -19,7 +19,7 @@ from gastown.store.archive import standings
 from gastown.store.attempts import Fenced
 from gastown.store.changes import change_of
 from gastown.store.detail import bead_detail
-from gastown.store.escalations import list_inbox
+from gastown.store.escalations import list_inbox, settle_gone
 from gastown.store.explain import explain
 from gastown.store.listing import beads_by_id
 from gastown.store.moves import set_bead
@@ -251,12 +251,15 @@ def test_a_rework_that_failed_leaves_the_source_to_a_person(town_id: int, clock:
     committed(lambda session: beads.fail_bead(session, made, "attempts_exhausted", "five times"))
     tick()
     assert bead(request).verdict == Verdict.MERGE_HELD
+    committed(settle_gone)
     assert (f"failed:{made.id}", f"gastown logs {made.id}") in inbox(town_id)
     committed(lambda session: work.retry(session, town_id, request.bead_id))
     tick()
     assert asked() == [request.id]
     with pytest.raises(Refused, match=f"{request.bead_id} waits for {made.id} no more"):
         committed(lambda session: work.retry(session, town_id, made.id))
+    committed(settle_gone)
+    assert inbox(town_id) == []  # nothing can be done about it, and nothing has to
 
 
 @pytest.mark.parametrize("again", [False, True])
