@@ -6,11 +6,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from sqlalchemy import func, select, text
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, aliased
 
 from gastown.db import gastown_now
 from gastown.errors import NotFound, Refused
-from gastown.models import Bead, BeadDependency, Dispatch, MergeRequest
+from gastown.models import Bead, BeadDependency, ConvoyBranch, Dispatch, MergeRequest
 from gastown.states import TERMINAL, BeadStatus, Purpose, Resolution
 from gastown.store import agents, draws, escalations
 from gastown.store.moves import lock_bead, lock_beads, lock_with_dependants, move, record, set_bead, waiting_for, wake
@@ -104,7 +104,26 @@ def add_blockers(session: Session, bead_id: str, blocker_ids: Iterable[str], tow
     for missing in [each for each in wanted if each not in found]:
         raise NotFound("bead", missing, hint="gastown bead list")
     add_edges(session, [(bead_id, blocker) for blocker in wanted])
+    wait_for_landings(session, bead_id, wanted)
     wake(session, bead_id)
+
+
+def wait_for_landings(session: Session, bead_id: str, blocker_ids: Sequence[str]) -> None:
+    """What members of a convoy made is in the target when it has landed: who is no member waits for that as well.
+
+    Raises Refused, naming the path, when that closes a cycle.
+    """
+    member, landing = aliased(Bead), aliased(Bead)
+    own = select(Bead.convoy_id).where(Bead.id == bead_id).scalar_subquery()
+    query = (
+        select(landing.id)
+        .distinct()
+        .join(ConvoyBranch, (ConvoyBranch.convoy_id == landing.convoy_id) & (ConvoyBranch.rig_id == landing.rig_id))
+        .join(member, (member.convoy_id == landing.convoy_id) & (member.rig_id == landing.rig_id))
+        .where(landing.purpose == Purpose.LANDING, landing.status.not_in(TERMINAL), landing.id != bead_id)
+        .where(member.id.in_(blocker_ids), member.purpose.is_(None), member.convoy_id.is_distinct_from(own))
+    )
+    add_edges(session, [(bead_id, each) for each in session.scalars(query)])
 
 
 def fail_bead(session: Session, bead: Bead, code: str, message: str) -> bool:

@@ -93,7 +93,13 @@ def join(session: Session, convoy: Convoy, members: Sequence[Bead], actor: str) 
     """
     if not members:
         return
-    set_beads(session, [bead.id for bead in members], {}, convoy_id=convoy.id)
+    joined = [bead.id for bead in members]
+    set_beads(session, joined, {}, convoy_id=convoy.id)
+    after = select(BeadDependency.bead_id).join(Bead, Bead.id == BeadDependency.blocker_id)
+    after = after.where(BeadDependency.bead_id.in_(joined), BeadDependency.kind == "blocks")
+    after = after.where(Bead.convoy_id == convoy.id, Bead.purpose.is_(None))
+    # what `beads.wait_for_landings` had them wait for
+    _delete_edges(session, session.scalars(after).all(), landing_ids(session, convoy.id), "blocks")
     by_rig: dict[int, list[str]] = {}
     for bead in members:
         by_rig.setdefault(bead.rig_id, []).append(bead.id)
@@ -102,7 +108,12 @@ def join(session: Session, convoy: Convoy, members: Sequence[Bead], actor: str) 
         landing_id = make_landing(session, convoy, rig_id, actor) if landing is None else landing.id
         beads.add_edges(session, [(landing_id, each) for each in bead_ids], kind="tracks")
         wake(session, landing_id)
-    wake(session, *(bead.id for bead in members))
+    outside = select(Bead.id).join(BeadDependency, BeadDependency.bead_id == Bead.id).distinct()
+    outside = outside.where(BeadDependency.blocker_id.in_(joined), BeadDependency.kind == "blocks")
+    outside = outside.where(Bead.convoy_id.is_distinct_from(convoy.id), Bead.status.not_in(TERMINAL))
+    for waiting_id in session.scalars(outside.order_by(Bead.id)).all():
+        beads.wait_for_landings(session, waiting_id, joined)
+    wake(session, *joined)
     for bead in members:
         record(session, bead.town_id, "joined", f"member of convoy {convoy.id}", actor=actor, bead_id=bead.id)
 
@@ -122,12 +133,16 @@ def leave(session: Session, convoy: Convoy, member: Bead, actor: str) -> None:
     """A locked member is none any more; the landing that waited for it looks again."""
     set_beads(session, [member.id], {}, convoy_id=None)
     landings = landing_ids(session, convoy.id)
-    statement = delete(BeadDependency).where(
-        BeadDependency.bead_id.in_(landings), BeadDependency.blocker_id == member.id, BeadDependency.kind == "tracks"
-    )
-    session.execute(statement.execution_options(synchronize_session=False))
+    _delete_edges(session, landings, [member.id], "tracks")
     wake(session, member.id, *landings)
     record(session, member.town_id, "left", f"no member of convoy {convoy.id} any more", actor=actor, bead_id=member.id)
+
+
+def _delete_edges(session: Session, waiting: Sequence[str], blockers: Sequence[str], kind: str) -> None:
+    statement = delete(BeadDependency).where(
+        BeadDependency.bead_id.in_(waiting), BeadDependency.blocker_id.in_(blockers), BeadDependency.kind == kind
+    )
+    session.execute(statement.execution_options(synchronize_session=False))
 
 
 def start(session: Session, convoy: Convoy, actor: str) -> bool:

@@ -4,17 +4,17 @@ from typing import Any
 
 import pytest
 
-from gastown.commands import convoys, work
+from gastown.commands import convoys, edges, work
 from gastown.errors import Refused
 from gastown.models import Rig
-from gastown.states import BeadStatus, ConvoyStatus, HoldCode, Resolution
+from gastown.states import BeadStatus, ConvoyStatus, HoldCode, Resolution, Verdict
 from gastown.store import merges, rework
 from tests.builders import a_rig
 from tests.races import committed, race
 from tests.store import convoying as they
 from tests.store.merging import claim
 from tests.store.test_convoys import held_landing
-from tests.ticks import tick
+from tests.ticks import tick, verdict_of
 
 
 def ask(function: Any, *args: Any, **values: Any) -> Any:
@@ -139,3 +139,40 @@ def test_a_member_that_is_retried_where_nothing_was_to_land_is_landed(town_id: i
     tip = they.finish(dropped)
     [landing, _other] = they.landings(convoy_id)
     assert (landing.status, they.request_of(landing.id).head_sha) == (BeadStatus.IN_REVIEW, tip)
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_who_waits_for_a_member_from_outside_waits_for_the_landing(town_id: int, when: str) -> None:
+    """The member is merged into the convoy's branch; what the other one starts from has nothing of that yet."""
+    member, outside = they.members(2)
+    if when == "before":
+        ask(edges.block, town_id, outside, member)
+    convoy_id = they.make(town_id, [member])
+    if when == "after":
+        [outside] = they.members(1)
+        ask(edges.block, town_id, outside, member)
+    they.finish(member)
+    [landing] = they.landings(convoy_id)
+    assert (they.bead(member).resolution, verdict_of(they.bead(outside))) == (Resolution.MERGED, Verdict.BLOCKED)
+    they.merge(landing.id)
+    assert verdict_of(they.bead(outside)) == Verdict.DISPATCH
+
+
+def test_what_goes_out_of_a_convoy_and_back_into_it_is_a_cycle(town_id: int) -> None:
+    first, outside, last = they.members(3)
+    ask(edges.block, town_id, outside, first)
+    ask(edges.block, town_id, last, outside)
+    with pytest.raises(Refused, match="cycle"):
+        they.make(town_id, [first, last])
+    convoy_id = they.make(town_id, [first, last, outside])
+    assert they.convoy(convoy_id).status == ConvoyStatus.OPEN
+
+
+def test_a_bead_that_waited_for_a_landing_may_join_its_convoy(town_id: int) -> None:
+    [member] = they.members(1)
+    convoy_id = they.make(town_id, [member])
+    [outside] = they.members(1)
+    ask(edges.block, town_id, outside, member)
+    ask(convoys.add, town_id, convoy_id, [outside])
+    they.finish(member)
+    assert verdict_of(they.bead(outside)) == Verdict.DISPATCH
