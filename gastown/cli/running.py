@@ -235,7 +235,11 @@ def _ready_rig(order: Order, probe: Probe, own: Rig | None) -> str:
 
 
 def conclude(run: Run, rows: list[BeadRow], order: Order) -> int:
-    """Say how it ended: each bead that needs a person, with the reason and the next command."""
+    """Say how it ended: each bead that needs a person, with the reason and the next command.
+
+    How a review or a rework ended does not count: the bead whose merge it was made for says whether anything is left.
+    """
+    rows = [row for row in rows if row.purpose is None or not row.terminal]
     done = [row for row in rows if row.resolution in RELEASING]
     stuck = [row.id for row in rows if row not in done]
     reasons = ask(lambda session, town_id: explain.explain(session, town_id, stuck)) if stuck else []

@@ -13,9 +13,9 @@ from sqlalchemy import select
 
 from gastown.cli import board
 from gastown.db import gastown_now, transaction
-from gastown.models import Bead, BeadDependency, Rig
-from gastown.states import BeadStatus, Resolution
-from tests.builders import a_bead, a_node, a_rig, a_town, the_api_is_there
+from gastown.models import Bead, BeadDependency, MergeRequest, Rig
+from gastown.states import BeadStatus, Purpose, Resolution
+from tests.builders import a_bead, a_merge, a_node, a_rig, a_town, the_api_is_there
 from tests.cli.conftest import Gastown, git
 
 PLAN = """
@@ -226,6 +226,19 @@ def test_resume_says_how_it_ended(gastown: Gastown, served: None) -> None:
     said = gastown("run", "--resume", "abcde", "--json")
     assert said.code == 0
     assert (said.json["run"], said.json["ok"], len(said.json["beads"])) == ("abcde", True, 2)
+
+
+def test_a_run_is_not_blamed_for_a_review_that_nobody_needed(gastown: Gastown, served: None) -> None:
+    """A person approved the head meanwhile, which ended it."""
+    with transaction() as session:
+        source = session.get_one(Bead, a_merge(session).bead_id)
+        source.labels = ["run:abcde"]
+        [request_id] = session.scalars(select(MergeRequest.id))
+        review = a_bead(session, labels=["run:abcde"], purpose=Purpose.REVIEW, mr_id=request_id)
+    end(source, Resolution.NO_CHANGES)
+    end(review, Resolution.CANCELED)
+    said = gastown("run", "--resume", "abcde", "--json")
+    assert (said.code, said.json["ok"]) == (0, True)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
