@@ -172,8 +172,11 @@ def land(session: Session, town_id: int, key: str, *, partial: bool = False, act
     wake(session, *rows)
     if again:
         return "its landing is tried again"
+    if standing.waiting and standing.failed:
+        return "it lands when the others are over, without what failed and what waits for that"
     if standing.waiting:
-        return f"it lands when {len(standing.waiting)} more members are over"
+        count = len(standing.waiting)
+        return "it lands when 1 more member is over" if count == 1 else f"it lands when {count} more members are over"
     return "it is being landed" if convoy.status == ConvoyStatus.LANDING else "it lands now"
 
 
