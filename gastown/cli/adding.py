@@ -74,6 +74,8 @@ class Added:
     gates: list[Gate]
     checks: list[GateResult]
     dirty: list[str]  # what would keep a merge out of the person's checkout now
+    review_agent: str | None
+    rework_agent: str | None
 
 
 def look(wanted: Wanted) -> Probe:
@@ -118,6 +120,7 @@ def add(wanted: Wanted, probe: Probe, *, progress: Callable[[str], None]) -> Add
     direct = new.strategy == Strategy.DIRECT  # else nothing of Gastown's comes into the checkout
     dirty = repository.dirty_paths(new.repository, new.branch) if direct else []
     shown = {key: getattr(new, key) for key in ("name", "repository", "branch", "agent", "setup")}
+    shown |= {"review_agent": new.review_agent, "rework_agent": new.rework_agent}
     return Added(**shown, gates=in_order(new.gates), checks=checks, dirty=dirty)
 
 
@@ -276,10 +279,11 @@ def show_added(added: Added, *, say: Callable[[str], None] = screen.say) -> None
         flaky = f", at try {len(result.failed) + 1} of {result.allowed}" if result.passed and result.failed else ""
         name = result.command if result.step == "setup" else result.name
         say(f"  {result.step:<6} {one_line(name, 60)}: {outcome}{flaky}")
-    if added.agent:
-        say(f"  agent  {added.agent}")
-    else:
-        say("  agent  none: each sling has to name one with --agent")
+    say(f"  agent  {added.agent or 'none: each sling has to name one with --agent'}")
+    if added.rework_agent:
+        say(f"  rework {added.rework_agent} mends what holds a merge")
+    if added.review_agent:
+        say(f"  review {added.review_agent} has to approve each result")
     if not added.gates:
         screen.note("warning: no gate, so whatever an agent commits is merged unchecked; --gate CMD checks it")
     if added.dirty:
