@@ -50,7 +50,7 @@ def _check_merge_rights(oracles: "Oracles", actor: Actor | None) -> None:
             oracles.at_merge[key] = actor
             continue
         merged = was["status"] != row["status"] and actor is not None and actor.name.startswith("merge ")
-        if actor is not None and merged and oracles.at_merge.get(key) is not actor:
+        if actor is not None and merged and oracles.at_merge.get(was["batch_of"] or key) is not actor:
             oracles.fail("a merge written by a worker that has it no more", f"{name} by {actor.name}")
 
 

@@ -41,6 +41,9 @@ def _check_mended(oracles: "Oracles") -> None:
     for row in rows.values():
         if beads[row["bead_id"]]["mr_id"] is not None:
             oracles.fail("a merge request of a bead that mends another", oracles.world.name_of(row["bead_id"]))
+        mended = row["rework_id"] is not None and beads[row["rework_id"]]["resolution"] == "done"
+        if mended and row["held_code"] is not None:
+            oracles.fail("a merge held by what was mended", oracles.world.name_of(row["rework_id"]))
     for key, bead in beads.items():
         if bead["mr_id"] is not None and bead["status"] == "in_progress" and rows[bead["mr_id"]]["status"] == "closed":
             oracles.fail("an agent mends a merge that is over", oracles.world.name_of(key))

@@ -92,7 +92,31 @@ FENCED = "if dispatch is None or not is_fenced(session, dispatch):"
 EDGES, OTHER = "gastown.commands.edges", 'head_sha="0" * 40'
 WHOEVER = "Dispatch.id.in_(list(dispatch_ids))"
 
+BATCHES, REQUESTS, REWORK = "gastown.store.batches", "gastown.store.requests", "gastown.store.rework"
+MENDED = "**LIFTED, head_sha=head_sha, head_ref=None, dispatch_id=dispatch_id, review_id=None)"
+OF_MENDING = (  # from where on agents mend merges, and some are batched
+    _of(
+        "members that are not free when their leader's lease is over",
+        (f"{MERGES}:reclaim", "    batches.release(session, request)\n", ""),
+        theme=Theme.MERGING,
+        begin=10_008,
+    ),
+    _of(
+        "a rework that does not move the head",
+        (f"{REWORK}:finish", MENDED, "**LIFTED, head_ref=None, dispatch_id=dispatch_id, review_id=None)"),
+        theme=Theme.MERGING,
+        begin=10_008,
+    ),
+    _of(
+        "a rework that does not lift the hold",
+        (f"{REWORK}:finish", MENDED, MENDED.removeprefix("**LIFTED, ")),
+        theme=Theme.MERGING,
+        begin=10_008,
+    ),
+)
+
 MUTANTS = (
+    *OF_MENDING,
     _of("a fence that forgets newer epochs", (f"{ATTEMPTS}:is_fenced", NEWER, "return not _wanted(session, dispatch)")),
     _of(
         "a roll-back that touches the bead though it hit nothing",
@@ -149,7 +173,7 @@ MUTANTS = (
         "a hold that leaves the attempt",
         (f"{WORK}:hold", 'attempts.stop_live(session, bead, StopCode.HELD, f"held by {actor}: {reason}")', "None"),
     ),
-    _of("a merge of another commit than the reported one", (f"{MERGES}:open_request", "head_sha=head_sha", OTHER)),
+    _of("a merge of another commit than the reported one", (f"{REQUESTS}:open_request", "head_sha=head_sha", OTHER)),
     _of(
         "a retry that forgets where attempts count from",
         ("gastown.store.beads:reopen", '"attempts_from": last_epoch(session, bead.id)', '"attempts_from": 0'),
@@ -190,8 +214,8 @@ MUTANTS = (
         "a push that does not ask whether it is wanted",
         (
             "gastown.tasks.merge:_may_push",
-            "if in_transaction(lambda session: merges.begin_push(session, order, sha, onto)):",
-            "if in_transaction(lambda session: merges.begin_push(session, order, sha, onto)) or True:",
+            "if in_transaction(lambda session: merges.begin_push(session, order, sha, onto, along)):",
+            "if in_transaction(lambda session: merges.begin_push(session, order, sha, onto, along)) or True:",
         ),
         theme=Theme.MERGING,
     ),
@@ -230,16 +254,42 @@ MUTANTS = (
     ),
 )
 
-# Not noticed in 5,000 steps of their theme: each needs two things within the few steps of one push.
+# Not noticed in 5,000 steps of their theme: each needs two or more things at once, most of them within one push.
 UNNOTICED = (
     _of(
+        "a member of a batch that is canceled, and lands",
+        (
+            f"{BATCHES}:begin_push",
+            "if any(wanted.get(each.order.id) != each.order.head_sha for each in along):",
+            "if 0:",
+        ),
+        theme=Theme.MERGING,
+        begin=10_008,
+    ),
+    _of(
+        "rework without end",
+        ("gastown.reconcile.rules.reworking:give_up_merge", "merge.rounds < policy.rework_rounds", "True"),
+        theme=Theme.MERGING,
+        begin=10_008,
+    ),
+    _of(
+        "a rework that goes on after its merge is canceled",
+        (
+            f"{WORK}:cancel_locked",
+            'made = rework.cancel_for(session, bead.id, actor, f"canceled with {bead.id}")',
+            "made = []",
+        ),
+        theme=Theme.MERGING,
+        begin=10_008,
+    ),
+    _of(
         "a merge record that does not look at the epoch",
-        (f"{MERGES}:_ours", "found[1].merge_epoch == order.merge_epoch", "True"),
+        ("gastown.store.closing:lock_ours", "found[1].merge_epoch == order.merge_epoch", "True"),
         theme=Theme.MERGING,
     ),
     _of(
         "a cancel that does not wait for the push",
-        (f"{MERGES}:close_request", "if request.status == MergeStatus.PUSHING or", "if"),
+        (f"{REQUESTS}:close_request", "if batches.is_being_pushed(session, bead.id) or", "if"),
         theme=Theme.MERGING,
     ),
 )

@@ -28,7 +28,7 @@ TABLES = {
     " wip_sha, queued_at, ended_at, adopted_at, cost_usd, cap_usd",
     "agents": "id, bead_id, status",
     "merge_requests": "id, bead_id, dispatch_id, rig_id, status, head_sha, merge_sha, staged_sha, merged_sha,"
-    " merge_epoch, lease_expires_at, rounds, batch_of",
+    " merge_epoch, lease_expires_at, rounds, batch_of, held_code, rework_id",
     "bead_dependencies": "bead_id, blocker_id",
     "nodes": "id, name, capacity, coalesce(draining_at, closed_at) IS NOT NULL AS draining",
     "towns": "id, paused_at IS NOT NULL AS paused, policy, breaker_opened_at",

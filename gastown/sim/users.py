@@ -83,6 +83,8 @@ class Users:
         merges = [name for name in world.stage.actors if name.startswith("merge ")]
         busy = merges if world.theme is Theme.MERGING else world.stage.actors
         words = {word.partition("/")[0] for name in busy for word in name.split(" ")}
+        batched = [row for row in world.oracles.now.tables["merge_requests"].values() if row["batch_of"] is not None]
+        words |= {world.name_of(row["bead_id"]) for row in batched}
         rows = world.oracles.now.tables["dispatches"]
         for node in world.nodes.values():
             words |= {agent.bead for key, agent in node.agents.items() if rows[key]["status"] in ADOPTABLE}
