@@ -33,17 +33,19 @@ HELD = ("auth:", "budget:")  # of a bead that was held because of it
 
 _HAS_BEAD = "SELECT 1 FROM beads b WHERE b.id = q.bead_id AND "
 _RELEASED = one_of("b.resolution", RELEASING)
+# Bead `b` was made for a merge that goes on without it, or is over.
+_AWAITED_BY_NONE = """EXISTS (SELECT 1 FROM merge_requests m WHERE m.id = b.mr_id
+        AND (m.status IN ('closed', 'failed')
+          OR b.id IS DISTINCT FROM m.rework_id AND b.id IS DISTINCT FROM m.review_id))"""
 # When a cause is gone: `q` is the open escalation. A broken invariant is settled by hand, since it is to be reported.
 _GONE = {
-    FAILED: f"""EXISTS ({_HAS_BEAD} (b.status <> 'failed' OR EXISTS (SELECT 1 FROM merge_requests m
-        WHERE m.id = b.mr_id AND (m.status IN ('closed', 'failed')
-          OR b.id IS DISTINCT FROM m.rework_id AND b.id IS DISTINCT FROM m.review_id))))""",
+    FAILED: f"EXISTS ({_HAS_BEAD} (b.status <> 'failed' OR {_AWAITED_BY_NONE}))",
     MERGE_FAILED: f"EXISTS ({_HAS_BEAD} b.status <> 'failed')",
     REWORK: f"NOT EXISTS ({_HAS_BEAD} b.status = 'in_review' AND b.verdict = 'merge_held')",
     MEMBER: f"NOT EXISTS ({_HAS_BEAD} b.verdict = 'member_failed')",
     APPROVAL: """NOT EXISTS (SELECT 1 FROM merge_requests m WHERE m.bead_id = q.bead_id
         AND m.status NOT IN ('closed', 'failed') AND m.published_sha = m.head_sha)""",
-    ASKED: f"EXISTS ({_HAS_BEAD} b.status = 'closed')",
+    ASKED: f"EXISTS ({_HAS_BEAD} (b.status = 'closed' OR b.status = 'failed' AND {_AWAITED_BY_NONE}))",
     RULE: f"EXISTS ({_HAS_BEAD} (b.status = 'closed' OR b.looked_at > q.raised_at))",
     **dict.fromkeys(HELD, f"EXISTS ({_HAS_BEAD} b.held_at IS NULL)"),
     "stalled:": f"""NOT EXISTS (SELECT 1 FROM dispatches d

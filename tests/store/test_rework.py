@@ -19,7 +19,7 @@ from gastown.store.archive import standings
 from gastown.store.attempts import Fenced
 from gastown.store.changes import change_of
 from gastown.store.detail import bead_detail
-from gastown.store.escalations import list_inbox, settle_gone
+from gastown.store.escalations import list_inbox, raise_once, settle_gone
 from gastown.store.explain import explain
 from gastown.store.listing import beads_by_id
 from gastown.store.moves import set_bead
@@ -248,11 +248,14 @@ def test_cancel_of_the_rework_alone_leaves_the_source_to_a_person(town_id: int, 
 
 def test_a_rework_that_failed_leaves_the_source_to_a_person(town_id: int, clock: Clock) -> None:
     request, made = reworking()
+    said = f"asked:{made.id}"
+    committed(lambda session: raise_once(session, town_id, said, "which of the two?", bead_id=made.id))
     committed(lambda session: beads.fail_bead(session, made, "attempts_exhausted", "five times"))
     tick()
     assert bead(request).verdict == Verdict.MERGE_HELD
     committed(settle_gone)
     assert (f"failed:{made.id}", f"gastown logs {made.id}") in inbox(town_id)
+    assert said in [cause for cause, _ in inbox(town_id)]
     committed(lambda session: work.retry(session, town_id, request.bead_id))
     tick()
     assert asked() == [request.id]
