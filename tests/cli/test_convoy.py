@@ -126,6 +126,7 @@ def test_a_plan_that_is_wrong_makes_no_convoy(gastown: Gastown, plan: str, tmp_p
 
 
 def test_show_draws_the_graph(gastown: Gastown, convoy: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")  # a dumb one gets plain letters
     first, second, third, last = ids(gastown)
     end(first, status=BeadStatus.CLOSED, resolution=Resolution.MERGED)
     end(second, status=BeadStatus.FAILED, failure_code="attempts_exhausted", failure_message="it broke")
