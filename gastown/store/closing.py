@@ -92,7 +92,8 @@ def lock_request(session: Session, merge_id: int) -> tuple[Bead, MergeRequest] |
     bead = None if bead_id is None else lock_bead(session, bead_id)
     if bead is None:
         return None
-    return bead, session.get_one(MergeRequest, merge_id, populate_existing=True)
+    # its row too: a lease is beaten without the bead, and must not be extended under a decision that it is over
+    return bead, session.get_one(MergeRequest, merge_id, populate_existing=True, with_for_update={"key_share": True})
 
 
 def lock_ours(session: Session, order: MergeOrder) -> tuple[Bead, MergeRequest] | None:
