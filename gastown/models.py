@@ -103,6 +103,9 @@ class Node(Base):
     name: Mapped[str] = mapped_column(unique=True)
     runtime: Mapped[str]
     capacity: Mapped[int] = mapped_column(Integer)
+    identity: Mapped[str | None]  # the engine's id, or machine and home: two of one name are refused by it
+    version: Mapped[str | None]  # of the worker that beat last
+    labels: Mapped[list[Any]] = mapped_column(server_default=text("'[]'"))  # what rigs may ask for
     heartbeat_at: Mapped[datetime] = mapped_column(server_default=NOW)
     draining_at: Mapped[datetime | None]  # its attempts are asked to stop: no new starts until a worker beats again
     closed_at: Mapped[datetime | None]  # a person drains it: no new starts until that is undone, whoever beats
@@ -135,6 +138,8 @@ class Rig(Base):
     rework_agent: Mapped[str | None]  # the preset that mends what holds a merge; None: that of the work's last attempt
     review_agent: Mapped[str | None]  # the preset that has to approve each merge request; None: none
     environment: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'"))  # captured at `rig add`, scrubbed
+    container: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'"))  # over that of its nodes
+    node_labels: Mapped[list[Any]] = mapped_column(server_default=text("'[]'"))  # a node has to have all of them
     policy: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'"))
     paused_at: Mapped[datetime | None]
     created_at: Mapped[datetime] = mapped_column(server_default=NOW)

@@ -13,6 +13,7 @@ from urllib.parse import quote
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
+from gastown import containers
 from gastown.errors import UsageError
 from gastown.reconcile.policy import Policy
 
@@ -47,6 +48,22 @@ class ApiSettings(BaseModel):
         return int(self.bind.rpartition(":")[2])
 
 
+class DockerSettings(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    url: str | None = Field(None, description="of the engine; default: DOCKER_HOST, else its socket on this machine")
+    user: str | None = Field(
+        None, description="UID:GID of containers; default: that of the worker, or 1000:1000 as root"
+    )
+    container: dict[str, Any] = Field(default_factory=dict, description="of attempts and gates: image, network, limits")
+
+    @field_validator("container")
+    @classmethod
+    def _sound_container(cls, value: dict[str, Any]) -> dict[str, Any]:
+        containers.layered(value)
+        return value
+
+
 class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="GASTOWN_", env_nested_delimiter="__", extra="forbid")
 
@@ -56,6 +73,10 @@ class Settings(BaseSettings):
     api: ApiSettings = Field(ApiSettings(), description="the HTTP API, which agents call as well")
     town: str = Field("default", description="the town that commands speak of")
     node: str = Field("local", description="the name of this machine among the nodes")
+    node_labels: list[str] = Field(default_factory=list, description="what rigs may ask of a node, such as gpu")
+    node_capacity: int | None = Field(None, ge=1, le=10_000, description="attempts at one time; default: by its memory")
+    runtime: str = Field("process", pattern="^(process|docker)$", description="how attempts are run on this node")
+    docker: DockerSettings = Field(DockerSettings(), description="the engine of a node with runtime docker")
     worker_processes: int = Field(3, ge=1, le=64, description="pool processes of the worker that starts agents")
     merge_processes: int = Field(2, ge=1, le=64, description="merges at one time, each into a target of its own")
     archive_days: float = Field(

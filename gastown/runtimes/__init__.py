@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from gastown.containers import Container
+
 
 @dataclass(frozen=True, kw_only=True)
 class RunSpec:
@@ -15,6 +17,8 @@ class RunSpec:
     epoch: int
     api_url: str  # as reachable from where the attempt runs
     token: str = field(repr=False)  # reaches the supervisor by a pipe, never by argv or environment
+    rig_id: int = 0  # whose mirror it may read
+    container: Container = field(default_factory=Container)  # for runtimes that make one
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,7 @@ class CommandSpec:
     environment: dict[str, str] = field(repr=False)
     timeout_s: float = 1800.0  # DESIGN 3: a gate has 30 minutes
     max_output_bytes: int = 10 * 1024 * 1024  # DESIGN 6; the head and the tail are kept
+    container: Container = field(default_factory=Container)  # for runtimes that make one
 
 
 @dataclass(frozen=True)
