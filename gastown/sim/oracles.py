@@ -241,12 +241,15 @@ class Oracles:
             self.fail("an attempt before the backoff of the last one", f"{name} after {waited.total_seconds():.0f} s")
 
     def _check_terminal(self, actor: Actor | None) -> None:
-        """I4: what is over changes by a person's retry alone."""
+        """I4: what is over changes by a person alone, who retries it, or calls off what failed."""
         asked = actor is not None and actor.name.startswith(("user retry", "user again"))
+        ended = actor is not None and actor.name.startswith("user ")
         for key, was in self.before.tables["beads"].items():
             is_now = self.now.tables["beads"].get(key, was)
             changed = (was["status"], was["resolution"]) != (is_now["status"], is_now["resolution"])
-            if was["status"] in TERMINAL and changed and not (asked and is_now["status"] == "open"):
+            called_off = was["status"] == "failed" and ended and is_now["resolution"] in ("canceled", "done")
+            allowed = called_off or (asked and is_now["status"] == "open")
+            if was["status"] in TERMINAL and changed and not allowed:
                 detail = f"{self.world.name_of(key)}: {was['status']} -> {is_now['status']}"
                 self.fail("a bead that was over changed", detail)
             if was["resolution"] in RELEASING and changed:
