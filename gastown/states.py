@@ -104,6 +104,7 @@ BEAD_MOVES = (
     Move(BeadStatus.IN_REVIEW, BeadStatus.FAILED, "its merge is given up, after so many rounds of rework"),
     Move(BeadStatus.CLOSED, BeadStatus.OPEN, "somebody retries a canceled bead"),
     Move(BeadStatus.FAILED, BeadStatus.OPEN, "somebody retries it"),
+    Move(BeadStatus.FAILED, BeadStatus.CLOSED, "somebody cancels it"),
 )
 AGENT_MOVES = (
     Move(AgentStatus.IDLE, AgentStatus.WORKING, "it is dispatched, or its attempt is adopted"),

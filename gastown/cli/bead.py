@@ -103,7 +103,7 @@ def attempts(bead_id: BeadId, restore: Restore = None, branch: NewBranch = None,
 
 @bead.command()
 def cancel(bead_id: BeadId) -> None:
-    """Close a bead without its work; a running attempt is stopped, and what it wrote is kept."""
+    """Close a bead without its work, also one that failed; a running attempt is stopped, what it wrote is kept."""
     from gastown.cli import screen
     from gastown.cli.ask import ask, publish_after
     from gastown.commands import work

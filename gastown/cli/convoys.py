@@ -177,7 +177,7 @@ def _next(detail: ConvoyDetail) -> str:
     failed = [each.id for each in detail.members if each.status == BeadStatus.FAILED]
     if row.status == ConvoyStatus.OPEN and failed and not row.partial:
         first = failed[0]
-        return f"gastown why {first}, gastown bead retry {first}, or gastown convoy land {row.id} --partial"
+        return f"gastown why {first}, gastown bead retry (or cancel) {first}, or gastown convoy land {row.id} --partial"
     if row.status == ConvoyStatus.FAILED:
         return f"gastown convoy land {row.id}, or gastown convoy close {row.id}"
     own = f"gastown convoy show {row.id}"  # which was typed just now

@@ -158,7 +158,7 @@ def land(session: Session, town_id: int, key: str, *, partial: bool = False, act
         raise Refused(f"convoy {convoy.id} is {convoy.status}", hint=hint)
     standing = convoys.standing(session, convoy.id)
     if standing.failed and not partial and convoy.partial_at is None:
-        hint = f"gastown convoy land {convoy.id} --partial, or gastown bead retry BEAD"
+        hint = f"gastown convoy land {convoy.id} --partial, or gastown bead retry (or cancel) BEAD"
         raise Refused(f"{', '.join(standing.failed)} failed", hint=hint)
     again = [row for row in rows.values() if row.convoy_id == convoy.id and row.status == BeadStatus.FAILED]
     for landing in again:

@@ -75,20 +75,22 @@ def row_of(rig: Rig, new: NewBead) -> dict[str, object]:
 
 def cancel(session: Session, town_id: int, bead_id: str, *, actor: str = "user") -> list[StopContainer]:
     """The bead is closed, its attempt stopped, its agent freed, all in one transaction; so are beads made for its
-    merge.
+    merge. One that failed is called off by that: its convoy lands without it, and who waits for it still waits.
 
-    Raises Refused when it is over already, or its merge is being pushed.
+    Raises Refused when it is closed already, or its merge is being pushed.
     """
     bead = beads.lock_known_bead(session, bead_id, town_id, dependants=True)
-    if bead.status in TERMINAL:
-        raise Refused(f"{bead_id} is {bead.resolution or bead.status} already", hint=f"gastown bead show {bead_id}")
+    if bead.status == BeadStatus.CLOSED:
+        raise Refused(f"{bead_id} is {bead.resolution} already", hint=f"gastown bead show {bead_id}")
     if bead.purpose == Purpose.LANDING:
         raise Refused(f"{bead_id} lands convoy {bead.convoy_id}", hint=f"gastown convoy close {bead.convoy_id}")
+    if bead.status == BeadStatus.FAILED:
+        landings.forgive(session, bead)
     return cancel_locked(session, bead, actor)
 
 
 def cancel_locked(session: Session, bead: Bead, actor: str) -> list[StopContainer]:
-    """The same of a bead that is not over, and locked together with those that wait for it."""
+    """The same of a bead that is not closed, and locked together with those that wait for it."""
     _refuse_pushing(session, bead.id)
     beads.close_bead(session, bead, Resolution.CANCELED, actor, "canceled")
     made = rework.cancel_for(session, bead.id, actor, f"canceled with {bead.id}")

@@ -49,7 +49,7 @@ _BY_VERDICT = {
     Verdict.STAGED: ("somebody has to start its convoy", "gastown convoy start {convoy}"),
     Verdict.AWAITING_MEMBERS: ("its members have to be over; then it lands by itself", "gastown convoy show {convoy}"),
     Verdict.MEMBER_FAILED: (
-        "members that failed have to be retried, or the others land without them",
+        "members that failed have to be retried or canceled, or the others land without them",
         "gastown convoy show {convoy}; gastown convoy land {convoy} --partial",
     ),
     Verdict.AWAITING_START: ("nothing: its attempt makes its first call in a moment", "gastown logs -f {id}"),
@@ -117,7 +117,10 @@ _BY_ENDING = {
     Resolution.NO_CHANGES: ("nothing: nothing had to change, or the target had it already", "gastown logs {id}"),
     Resolution.DONE: ("nothing: it is done", "gastown bead show {id}"),
 }
-_FAILED = ("it has failed: see why, then retry it; its attempts count from 0", "gastown bead retry {id}")
+_FAILED = (
+    "it has failed: see why, then retry it (its attempts count from 0), or cancel it for good",
+    "gastown bead retry {id}",
+)
 BY_HAND = frozenset(HoldCode) - {HoldCode.UNREACHABLE}  # merges that wait for a person
 
 

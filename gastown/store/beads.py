@@ -151,8 +151,8 @@ def hold_bead(session: Session, bead: Bead, reason: str, actor: str) -> None:
 
 
 def close_bead(session: Session, bead: Bead, resolution: Resolution, actor: str, message: str) -> bool:
-    """A locked bead that is not terminal -> closed. Its agent and its attempt are the caller's to release."""
-    sources = (BeadStatus.OPEN, BeadStatus.IN_PROGRESS, BeadStatus.IN_REVIEW)
+    """A locked bead -> closed. Its agent and its attempt are the caller's to release. False: it was closed before."""
+    sources = (BeadStatus.OPEN, BeadStatus.IN_PROGRESS, BeadStatus.IN_REVIEW, BeadStatus.FAILED)
     values = {"resolution": resolution, "closed_at": gastown_now(), "ready_at": None, "wake_at": gastown_now()}
     if not move(session, Bead, bead.id, sources, BeadStatus.CLOSED, **values):
         return False

@@ -94,6 +94,16 @@ def call_back(session: Session, member: Bead, actor: str) -> None:
     wake(session, landing.id)
 
 
+def forgive(session: Session, member: Bead) -> None:
+    """Nobody is asked any more about a failed member that is ended by hand; of others that failed, the rules ask anew.
+
+    The member is locked.
+    """
+    landing = None if member.purpose else convoys.landing_on(session, member.convoy_id, member.rig_id)
+    if landing is not None:
+        escalations.settle(session, landing.town_id, escalations.MEMBER + landing.id)
+
+
 def _refuse_to_bring(session: Session, convoy: Convoy, landing: Bead, member: Bead) -> None:
     if landing.resolution in RELEASING:
         return

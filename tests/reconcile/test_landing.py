@@ -65,7 +65,8 @@ def test_the_members_that_failed_are_named() -> None:
     [ask] = found.actions
     assert isinstance(ask, Escalate)
     assert ask.message == (
-        "convoy cv-1 does not land: gt-b failed. gastown bead retry BEAD, or gastown convoy land cv-1 --partial"
+        "convoy cv-1 does not land: gt-b failed. gastown bead retry BEAD, "
+        "gastown bead cancel BEAD, or gastown convoy land cv-1 --partial"
     )
 
 

@@ -29,15 +29,15 @@ def stage(view: BeadView, now: datetime, policy: Policy) -> Decision | None:
 
 
 def hold_landing(view: BeadView, now: datetime, policy: Policy) -> Decision | None:
-    """A member of its convoy failed: a person retries it, or lands the others without it."""
+    """A member of its convoy failed: a person retries or cancels it, or lands the others without it."""
     landing = _to_land(view)
     if landing is None or landing.partial or not landing.failed:
         return None
     failed = ", ".join(landing.failures) + (" and others" if landing.failed > len(landing.failures) else "")
     ask = Escalate(
         cause=f"member:{view.id}",
-        message=f"convoy {landing.convoy} does not land: {failed} failed. gastown bead retry BEAD, or "
-        f"gastown convoy land {landing.convoy} --partial",
+        message=f"convoy {landing.convoy} does not land: {failed} failed. gastown bead retry BEAD, "
+        f"gastown bead cancel BEAD, or gastown convoy land {landing.convoy} --partial",
     )
     return Decision(Verdict.MEMBER_FAILED, f"{failed} failed; {_progress(landing)}", (ask,))
 
