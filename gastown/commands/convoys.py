@@ -37,7 +37,7 @@ def create(
     Refused for a name that another convoy has, for beads that cannot be members, and for cycles.
     """
     check_name(name)
-    lock_beads(session, set(bead_ids))
+    lock_beads(session, {*bead_ids, *convoys.dependants_of(session, bead_ids)})
     convoy = convoys.make_convoy(session, town_id, name, mode, actor)
     made = [] if plan is None else sling_plan(session, town_id, plan, rigs or {}, agents or {}, "", actor)
     _join(session, town_id, convoy, [*bead_ids, *made], actor)
@@ -79,7 +79,7 @@ def add(session: Session, town_id: int, key: str, bead_ids: Sequence[str], *, ac
     landing is being pushed, and when that closes a cycle.
     """
     found = convoys.find(session, town_id, key)
-    convoy, _rows = convoys.lock(session, found.id, bead_ids)
+    convoy, _rows = convoys.lock(session, found.id, {*bead_ids, *convoys.dependants_of(session, bead_ids)})
     _check_unfinished(convoy)
     _join(session, town_id, convoy, bead_ids, actor)
 

@@ -87,7 +87,8 @@ def landing_on(session: Session, convoy_id: str | None, rig_id: int) -> Bead | N
 
 
 def join(session: Session, convoy: Convoy, members: Sequence[Bead], actor: str) -> None:
-    """Beads that are in no convoy become its members, and its landings wait for them. All are locked, or new.
+    """Beads that are in no convoy become its members, and its landings wait for them. All are locked, or new, with
+    whoever waits for them.
 
     Raises Refused where that closes a cycle.
     """
@@ -113,9 +114,15 @@ def join(session: Session, convoy: Convoy, members: Sequence[Bead], actor: str) 
     outside = outside.where(Bead.convoy_id.is_distinct_from(convoy.id), Bead.status.not_in(TERMINAL))
     for waiting_id in session.scalars(outside.order_by(Bead.id)).all():
         beads.wait_for_landings(session, waiting_id, joined)
-    wake(session, *joined)
+    wake(session, *sorted({*joined, *dependants_of(session, joined)}))
     for bead in members:
         record(session, bead.town_id, "joined", f"member of convoy {convoy.id}", actor=actor, bead_id=bead.id)
+
+
+def dependants_of(session: Session, bead_ids: Iterable[str]) -> set[str]:
+    """Who waits for one of these. When they join or leave, it waits for a landing as well, or no more."""
+    query = select(BeadDependency.bead_id).where(BeadDependency.blocker_id.in_(list(bead_ids)))
+    return set(session.scalars(query.where(BeadDependency.kind == "blocks")))
 
 
 def make_landing(session: Session, convoy: Convoy, rig_id: int, actor: str) -> str:

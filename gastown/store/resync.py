@@ -77,7 +77,7 @@ REASONS = {
         SELECT b.id FROM convoys c JOIN beads b ON b.convoy_id = c.id AND b.purpose = 'landing'
         WHERE c.status IN ('open', 'landing') AND b.wake_at IS NULL AND {one_of("b.status", TERMINAL)}
           AND NOT EXISTS (SELECT 1 FROM beads o WHERE o.convoy_id = c.id AND o.purpose = 'landing'
-            AND NOT o.{one_of("status", TERMINAL)})""",
+            AND (o.wake_at IS NOT NULL OR NOT o.{one_of("status", TERMINAL)}))""",
     "held_no_more": f"SELECT b.id FROM beads b WHERE {_ASLEEP} AND b.verdict = 'held' AND b.held_at IS NULL",
     "held_unseen": f"""
         SELECT b.id FROM beads b WHERE {_ASLEEP} AND b.status IN ('open', 'in_progress')
@@ -121,6 +121,7 @@ _INVARIANTS = {
     "a bead in progress that nobody holds and nothing will wake": """
         SELECT b.id FROM beads b WHERE b.status = 'in_progress' AND b.wake_at IS NULL AND b.ready_at IS NULL
           AND b.held_at IS NULL AND NOT EXISTS (SELECT 1 FROM bead_dependencies e WHERE e.bead_id = b.id)
+          AND NOT EXISTS (SELECT 1 FROM convoys c WHERE c.id = b.convoy_id AND c.status = 'staged')
           AND NOT EXISTS (SELECT 1 FROM agents a WHERE a.bead_id = b.id AND a.status = 'working')""",
     "a bead in review with no unfinished merge request": """
         SELECT b.id FROM beads b WHERE b.status = 'in_review' AND NOT EXISTS (
