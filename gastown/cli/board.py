@@ -95,7 +95,12 @@ class _Watcher:
 def is_settled(row: BeadRow) -> bool:
     """Whether this run has nothing more to wait for: it has ended, or a person is needed."""
     return row.terminal or needs_a_person(
-        row.status, row.verdict, live=row.live, held_by_hand=row.held_by_hand, held_code=row.held_code
+        row.status,
+        row.verdict,
+        live=row.live,
+        held_by_hand=row.held_by_hand,
+        held_code=row.held_code,
+        review_over=row.review_over,
     )
 
 

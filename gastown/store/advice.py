@@ -121,6 +121,11 @@ _FAILED = (
     "it has failed: see why, then retry it (its attempts count from 0), or cancel it for good",
     "gastown bead retry {id}",
 )
+_MENDING_FAILED = (
+    "the bead that was to mend it failed: put right what stopped that, then retry that one, or have this one's own "
+    "agent work on it once more (--again)",
+    "gastown bead retry {mending}",
+)
 BY_HAND = frozenset(HoldCode) - {HoldCode.UNREACHABLE}  # merges that wait for a person
 
 
@@ -141,16 +146,20 @@ def advise(
     drained: str = "",
     no_environment: bool = False,
     convoy: str = "",
+    mending: str = "",
 ) -> Advice:
     """What a person can do about this bead. A verdict that is not known yet has the next tick to wait for.
 
     `of_town`: what is paused or misconfigured is the town, not the rig. `drained`: a node that somebody drains.
-    `no_environment`: what is misconfigured is the rig's environment.
+    `no_environment`: what is misconfigured is the rig's environment. `mending`: the bead that was to mend what holds
+    its merge, and failed.
     """
     if status == BeadStatus.FAILED:
         opens, command = _FAILED
     elif resolution is not None:
         opens, command = _BY_ENDING[Resolution(resolution)]
+    elif verdict == Verdict.MERGE_HELD and mending:
+        opens, command = _MENDING_FAILED
     elif verdict == Verdict.MERGE_HELD and held_code in set(HoldCode):
         opens, command = _BY_HOLD[HoldCode(held_code)]
     elif verdict in set(_BY_VERDICT):
@@ -169,6 +178,7 @@ def advise(
         "merge_branch": _merge_by_hand(bead_id, repository),
         "blocker": blocker,
         "convoy": convoy,
+        "mending": mending,
         "repository": repository,
         "rig": rig,
         "set_policy": set_policy,
@@ -185,13 +195,24 @@ def _merge_by_hand(bead_id: str, repository: str) -> str:
 
 
 def needs_a_person(
-    status: str, verdict: str | None, *, live: bool, held_by_hand: bool = False, held_code: str | None = None
+    status: str,
+    verdict: str | None,
+    *,
+    live: bool,
+    held_by_hand: bool = False,
+    held_code: str | None = None,
+    review_over: bool = False,
 ) -> bool:
-    """Whether this bead goes on only when somebody does something."""
+    """Whether this bead goes on only when somebody does something.
+
+    `review_over`: the review that its merge waits for ended without an answer.
+    """
     if status == BeadStatus.FAILED:
         return True
     if held_code in BY_HAND and not (held_code in REWORKED and verdict != Verdict.MERGE_HELD):
         return True  # what an agent may mend waits for a person only when the rules have said so
+    if verdict == Verdict.AWAITING_REVIEW and status == BeadStatus.IN_REVIEW and review_over:
+        return True
     if status in (BeadStatus.CLOSED, BeadStatus.IN_REVIEW) or live:
         return False
     return held_by_hand or verdict in _BY_A_PERSON

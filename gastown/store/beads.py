@@ -40,10 +40,12 @@ def lock_known_bead(session: Session, bead_id: str, town_id: int, *, dependants:
 
 
 def made_for(session: Session, bead_id: str) -> list[str]:
-    """The unfinished beads that Gastown made for this one's merges: to mend or to review them. Ascending."""
+    """The beads that Gastown made for this one's merges, to mend or to review them, and that are unfinished or failed:
+    they end with what they were made for. Ascending.
+    """
     made = select(Bead.id).join(MergeRequest, MergeRequest.id == Bead.mr_id)
-    unfinished = Bead.status.not_in(TERMINAL)
-    return list(session.scalars(made.where(MergeRequest.bead_id == bead_id, unfinished).order_by(Bead.id)))
+    unclosed = Bead.status != BeadStatus.CLOSED
+    return list(session.scalars(made.where(MergeRequest.bead_id == bead_id, unclosed).order_by(Bead.id)))
 
 
 _INSERT = text("""

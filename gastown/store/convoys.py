@@ -185,8 +185,8 @@ def with_dependants(session: Session, convoy_id: str) -> set[str]:
     own = unfinished(session, convoy_id)
     waiting = select(BeadDependency.bead_id).where(BeadDependency.blocker_id.in_(own))
     made = select(Bead.id).join(MergeRequest, MergeRequest.id == Bead.mr_id).where(MergeRequest.bead_id.in_(own))
-    unfinished_ones = made.where(Bead.status.not_in(TERMINAL))
-    return {*own, *session.scalars(waiting), *session.scalars(unfinished_ones)}
+    unclosed = made.where(Bead.status != BeadStatus.CLOSED)
+    return {*own, *session.scalars(waiting), *session.scalars(unclosed)}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -118,6 +118,7 @@ def _explain_one(
         verdict, reason, next_look = Verdict.TERMINAL, _ending(session, bead), None
     in_the_way = [each for each in view.blockers if not each.released]
     blocker = max(in_the_way, key=lambda each: each.failed, default=None)
+    rework = None if view.merge is None else view.merge.rework
     advice = advise(
         bead.id,
         bead.status,
@@ -128,6 +129,7 @@ def _explain_one(
         repository=rig.repository,
         rig=rig.name,
         convoy=view.staged or ("" if view.landing is None else view.landing.convoy),
+        mending=rework.id if rework is not None and rework.status is BeadStatus.FAILED else "",
         drained=town.closed[0].name if town.closed else "",
         no_environment=town.rigs[rig.id].no_environment,
         of_town=town.paused_at is not None if verdict is Verdict.PAUSED else town.wrong is not None,

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from sqlalchemy import and_, case, func, select
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, aliased
 
 from gastown.models import Bead, MergeRequest, Rig
 from gastown.reconcile.town import hold_of
-from gastown.states import BeadStatus, MergeStatus, Verdict
+from gastown.states import TERMINAL, BeadStatus, MergeStatus, Verdict
 from gastown.store.advice import advise, needs_a_person
 from gastown.store.claims import clock
 from gastown.store.explain import UNDECIDED
@@ -98,20 +98,27 @@ def _stored(session: Session, town_id: int, rig: str | None) -> list[HoldUp]:
     """What was said last of all others: what changes that wakes them, so it is true but for a moment."""
     verdict = func.coalesce(case((Bead.status == BeadStatus.FAILED, FAILED), else_=Bead.verdict), UNDECIDED)
     code = MergeRequest.held_code  # a conflict and a red gate are opened in different ways
+    mending, review = aliased(Bead), aliased(Bead)
+    ended = mending.status == BeadStatus.FAILED, review.status.in_(TERMINAL)  # and so are those whose agents gave up
     query = select(verdict.label("verdict"), func.count().label("beads"), func.min(Bead.id).label("example"))
     query = query.outerjoin(MergeRequest, and_(MergeRequest.bead_id == Bead.id, UNFINISHED))
+    query = query.outerjoin(mending, mending.id == MergeRequest.rework_id)
+    query = query.outerjoin(review, review.id == MergeRequest.review_id)
     query = query.where(Bead.town_id == town_id, Bead.status != BeadStatus.CLOSED, Bead.ready_at.is_(None))
     if rig is not None:
         query = query.where(
             Bead.rig_id == select(Rig.id).where(Rig.town_id == town_id, Rig.name == rig).scalar_subquery()
         )
-    rows = session.execute(query.group_by(verdict, code).order_by(verdict, code)).all()
+    rows = session.execute(query.group_by(verdict, code, *ended).order_by(verdict, code, *ended)).all()
     return [_holdup(session, row.verdict, row.beads, row.example) for row in rows]
 
 
 def _holdup(session: Session, verdict: str, beads: int, example: str) -> HoldUp:
     bead = session.get_one(Bead, example)
-    held_code = session.scalar(select(MergeRequest.held_code).where(MergeRequest.bead_id == example, UNFINISHED))
+    request = session.scalar(select(MergeRequest).where(MergeRequest.bead_id == example, UNFINISHED))
+    held_code = None if request is None else request.held_code
+    mending = None if request is None or request.rework_id is None else session.get_one(Bead, request.rework_id)
+    review = None if request is None or request.review_id is None else session.get_one(Bead, request.review_id)
     blocker = next((each.id for each in blockers_of(session, example)), "")
     rig = session.get_one(Rig, bead.rig_id)
     advice = advise(
@@ -121,6 +128,7 @@ def _holdup(session: Session, verdict: str, beads: int, example: str) -> HoldUp:
         convoy=bead.convoy_id or "",
         held_code=held_code,
         blocker=blocker,
+        mending=mending.id if mending is not None and mending.status == BeadStatus.FAILED else "",
         repository=rig.repository,
         rig=rig.name,
     )
@@ -139,5 +147,6 @@ def _holdup(session: Session, verdict: str, beads: int, example: str) -> HoldUp:
             live=verdict in AT_WORK and bead.status == BeadStatus.IN_PROGRESS,
             held_by_hand=bead.held_at is not None,
             held_code=held_code,
+            review_over=review is not None and review.status in TERMINAL,
         ),
     )

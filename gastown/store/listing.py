@@ -37,6 +37,7 @@ class BeadRow:
     held_code: str | None  # why its merge waits
     held_reason: str | None
     held_by_hand: bool
+    review_over: bool  # the review that its merge waits for ended without an answer
     merge_step: str | None  # what a merge that is under way does
     merged_sha: str | None
     failure: str | None
@@ -204,6 +205,7 @@ def _select_beads() -> Select[*tuple[Any, ...]]:
     attempt = aliased(Dispatch, newest)
     requests = select(MergeRequest).where(MergeRequest.bead_id == Bead.id)
     merge = aliased(MergeRequest, requests.order_by(MergeRequest.id.desc()).limit(1).lateral())
+    review = aliased(Bead)
     return (
         select(
             Bead,
@@ -218,11 +220,13 @@ def _select_beads() -> Select[*tuple[Any, ...]]:
             merge.held_reason.label("merge_held_reason"),
             merge.merged_sha.label("merged_sha"),
             merge.step.label("merge_step"),
+            review.status.label("review_status"),
         )
         .join(Rig, Rig.id == Bead.rig_id)
         .outerjoin(attempt, true())
         .outerjoin(Agent, Agent.id == attempt.agent_id)
         .outerjoin(merge, true())
+        .outerjoin(review, review.id == merge.review_id)
     )
 
 
@@ -256,6 +260,7 @@ def _bead_row(row: Any) -> BeadRow:
         held_reason=bead.held_reason or (row.merge_held_reason if merging else None),
         merge_step=row.merge_step if merging else None,
         merged_sha=row.merged_sha,
+        review_over=merging and row.review_status in TERMINAL,
         held_by_hand=bead.held_at is not None,
         failure=bead.failure_message,
         created_at=bead.created_at,

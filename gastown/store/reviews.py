@@ -209,8 +209,6 @@ def end_reviews(session: Session, merge_id: int, why: str, actor: str = "refiner
     stopped = []
     for review_id in unclosed_reviews(session, merge_id):
         review = session.get_one(Bead, review_id, populate_existing=True)
-        if review.status == BeadStatus.FAILED:
-            beads.reopen(session, review, actor)
         live = attempts.stop_live(session, review, StopCode.CANCELED, why)
         close(session, review, why, actor)
         stopped += [] if live is None else [live]

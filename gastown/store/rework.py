@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 
 from gastown.db import gastown_now
 from gastown.models import Bead, MergeRequest, Rig
-from gastown.states import REWORKED, TERMINAL, BeadStatus, MergeStatus, Purpose, Resolution
+from gastown.states import REWORKED, BeadStatus, MergeStatus, Purpose, Resolution
 from gastown.store import agents, beads, briefing, escalations
 from gastown.store.moves import lock_bead, move, record, set_bead
 from gastown.store.orders import head_ref_of
@@ -102,12 +102,13 @@ def fail_merge(session: Session, bead: Bead, merge_id: int, message: str) -> boo
 
 
 def cancel_for(session: Session, bead_id: str, actor: str, message: str) -> list[Bead]:
-    """The unfinished beads that are made for this one's merges are canceled. They are locked with it, ascending.
+    """The beads that are made for this one's merges are canceled, also those that failed: nobody is asked about them
+    any more. They are locked with it, ascending.
 
     Their agents and attempts are the caller's to release; a tick does it otherwise, as it looks at them now.
     """
     made = [lock_bead(session, each) for each in beads.made_for(session, bead_id)]
-    canceled = [bead for bead in made if bead is not None and bead.status not in TERMINAL]
+    canceled = [bead for bead in made if bead is not None and bead.status != BeadStatus.CLOSED]
     for bead in canceled:
         beads.close_bead(session, bead, Resolution.CANCELED, actor, message)
     return canceled

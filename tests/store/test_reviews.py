@@ -7,6 +7,7 @@ import pytest
 from sqlalchemy import select, text
 
 from gastown.agent.protocol import Done, Review, Reviewed
+from gastown.cli.board import is_settled
 from gastown.commands import attempt, reviews, towns, work
 from gastown.db import transaction
 from gastown.errors import Refused, UsageError
@@ -26,6 +27,8 @@ from gastown.store import attempts, beads, resync
 from gastown.store import reviews as store
 from gastown.store.attempts import Fenced
 from gastown.store.escalations import InboxRow, list_inbox
+from gastown.store.holdups import summarise
+from gastown.store.listing import beads_by_id
 from tests.builders import BASE, HEAD, a_merge, a_rig, agent_of, an_attempt, attempts_on, now
 from tests.conftest import Clock
 from tests.races import committed, race, together
@@ -357,6 +360,28 @@ def test_nobody_is_asked_about_a_failed_review_that_is_not_waited_for(town_id: i
     assert (now(review).status, now(review).resolution) == (BeadStatus.CLOSED, Resolution.CANCELED)
     tick()
     assert (now(request).review_id is None) is by_hand
+
+
+@pytest.mark.parametrize("how", ["canceled", "failed"])
+def test_whose_review_ended_without_an_answer_needs_a_person(town_id: int, how: str) -> None:
+    request, review = under_review()
+
+    def needed() -> tuple[bool, bool]:
+        with transaction() as session:
+            [row] = beads_by_id(session, town_id, [request.bead_id])
+            [holdup] = [each for each in summarise(session, town_id).holdups if each.example == request.bead_id]
+        return is_settled(row), holdup.needs_you
+
+    assert needed() == (False, False)
+    if how == "canceled":
+        committed(lambda session: work.cancel(session, town_id, review.id))
+    else:
+        committed(lambda session: beads.fail_bead(session, now(review), "preset_unusable", "gone"))
+    tick()
+    assert (verdict_of(bead_of_request(request)), needed()) == (Verdict.AWAITING_REVIEW, (True, True))
+    committed(lambda session: work.retry(session, town_id, request.bead_id))
+    tick()
+    assert needed() == (False, False)
 
 
 def inbox(town_id: int) -> list[InboxRow]:

@@ -21,6 +21,7 @@ from gastown.store.changes import change_of
 from gastown.store.detail import bead_detail
 from gastown.store.escalations import list_inbox, raise_once, settle_gone
 from gastown.store.explain import explain
+from gastown.store.holdups import summarise
 from gastown.store.listing import beads_by_id
 from gastown.store.moves import set_bead
 from gastown.store.resync import wake_forgotten
@@ -403,6 +404,43 @@ def test_show_why_list_and_diff_follow_the_head(town_id: int, clock: Clock) -> N
     assert (row.merged_sha, row.resolution) == (MERGED, Resolution.MERGED)
     assert why.reason == f"merged into main as {MERGED[:12]}"
     assert (change.merged_sha, change.dispatch_id) == (MERGED, str(dispatch.id))
+
+
+def failed_mender(request: MergeRequest, mending: Bead) -> None:
+    """No attempt on it can succeed, so it fails, and the merge stays held."""
+    committed(lambda session: beads.fail_bead(session, session.get_one(Bead, mending.id), "preset_unusable", "gone"))
+    tick()
+
+
+def test_whose_mending_failed_is_told_to_retry_that(town_id: int, clock: Clock) -> None:
+    request, mending = reworking()
+    failed_mender(request, mending)
+    with transaction() as session:
+        [why] = explain(session, town_id, [request.bead_id])
+        [holdup] = [each for each in summarise(session, town_id).holdups if each.example == request.bead_id]
+    assert (why.verdict, why.command) == (Verdict.MERGE_HELD, f"gastown bead retry {mending.id}")
+    assert (holdup.opens, holdup.command, holdup.needs_you) == (why.opens, why.command, True)
+    committed(lambda session: work.retry(session, town_id, mending.id))
+    tick()
+    assert bead(request).verdict == Verdict.AWAITING_REWORK
+
+
+@pytest.mark.parametrize("how", ["cancel", "again", "retry", "cancel that"])
+def test_nobody_is_asked_about_a_failed_mending_that_is_called_off(town_id: int, clock: Clock, how: str) -> None:
+    request, mending = reworking()
+    failed_mender(request, mending)
+    with transaction() as session:
+        assert [each.bead_id for each in list_inbox(session, town_id)] == [mending.id]
+    if how == "cancel that":
+        committed(lambda session: work.cancel(session, town_id, mending.id))
+    elif how == "cancel":
+        committed(lambda session: work.cancel(session, town_id, request.bead_id))
+    else:
+        committed(lambda session: work.retry(session, town_id, request.bead_id, again=how == "again"))
+    with transaction() as session:
+        assert list_inbox(session, town_id) == []
+    assert now(mending).resolution == Resolution.CANCELED
+    tick()
 
 
 def test_a_merge_that_is_being_mended_needs_no_person(town_id: int, clock: Clock) -> None:
