@@ -16,6 +16,7 @@ from sqlalchemy import Connection, event, make_url
 from gastown.embedded import postgres, redis
 
 pytest.register_assert_rewrite("tests.checks", "tests.ticks", "tests.races")
+pytest_plugins = ["tests.tables"]
 
 DEVELOPERS_OWN = ("GASTOWN_", "PG", "GIT_", "XDG_")
 MEMORY_BYTES = 1024**3  # a session's Postgres takes up to 300 MB: its log, and 9 MB for each test that runs

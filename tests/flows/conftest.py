@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.flows.town import FAULTS, MATRIX, Town, run_town
+from tests.flows.town import Town, run_town
 
 # backoffs and a merge lease that a test can wait for; the leases of attempts stay as they are
 QUICK = {"backoff_s": [0, 0.5], "inspect_start_s": 1, "merge_lease_s": 15}
@@ -40,26 +40,3 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("flow")
             if item.get_closest_marker("timeout") is None:
                 item.add_marker(pytest.mark.timeout(180))
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    if FAULTS:
-        terminalreporter.section("faults: time to the next attempt, attempts, agents at one time")
-        for fault, gap, attempts, most in FAULTS:
-            terminalreporter.write_line(f"{fault:55} {gap:>16} {attempts:3} {most:3}")
-    if MATRIX:
-        terminalreporter.section("outcome matrix: (answer, really started, message) and what came of it")
-        head = (
-            "answer",
-            "started",
-            "message",
-            "attempts",
-            "settled by",
-            "after",
-            "retry",
-            "no process",
-            "fenced",
-            "agents",
-        )
-        for row in (head, *MATRIX):
-            terminalreporter.write_line("{:26} {:7} {:7} {:26} {:13} {:>7} {:>7} {:>10} {:>7} {:>6}".format(*row))

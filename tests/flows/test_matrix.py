@@ -4,12 +4,18 @@ from dataclasses import dataclass, field
 
 import pytest
 
+from tests import tables
 from tests.flows.directing import WORKERS, Director
 from tests.flows.matrix import CELLS, EXPECTED, TOWN_POLICY, Cell, Played
 from tests.flows.oracles import problems_of, row_of
-from tests.flows.town import MATRIX, Town, run_town
+from tests.flows.town import Town, run_town
 
 pytestmark = pytest.mark.timeout(400)  # the first test waits for the whole matrix to be played
+TITLE = "outcome matrix: (answer, really started, message) and what came of it"
+HEAD = (
+    *("answer", "started", "message", "attempts", "settled by", "after", "retry"),
+    *("no process", "fenced", "agents"),
+)
 
 
 @dataclass
@@ -34,7 +40,9 @@ def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
                 found.played = Director(town).play(cells)
         except AssertionError as error:
             found.broken = str(error)
-    MATRIX.extend(row_of(found.played[cell], town) for cell in CELLS if cell in found.played)
+    rows = [row_of(found.played[cell], town) for cell in CELLS if cell in found.played]
+    line = "{:26} {:7} {:7} {:26} {:13} {:>7} {:>7} {:>10} {:>7} {:>6}"
+    tables.add(TITLE, *(line.format(*row) for row in (HEAD, *rows)))
     return found
 
 

@@ -32,12 +32,12 @@ from gastown.settings import Settings
 from gastown.states import TERMINAL
 from gastown.store.resync import find_violations
 from gastown.tasks.base import poke
+from tests import tables
 from tests.checks import replay_decisions
 from tests.flows.watch import AgentWatch
 
 T = TypeVar("T")
-FAULTS: list[tuple[str, str, int, int]] = []  # fault, time to the next attempt queued, attempts, agents at one time
-MATRIX: list[tuple[str, ...]] = []  # rows of tests/flows/matrix.py
+FAULTS = "faults: time to the next attempt queued, attempts, agents at one time"
 GIVE_UP_S = 60.0
 
 
@@ -234,7 +234,7 @@ class Town:
         struck_at = struck_at or attempts[0].starting_at
         after = [each.queued_at for each in attempts if each.queued_at > struck_at]
         gap = f"{(after[0] - struck_at).total_seconds():.2f} s" if after else "none was needed"
-        FAULTS.append((fault, gap, len(attempts), self.watch.most.get(bead_id, 0)))
+        tables.add(FAULTS, f"{fault:55} {gap:>16} {len(attempts):3} {self.watch.most.get(bead_id, 0):3}")
 
     def merge_commits(self, bead_id: str) -> int:
         found = git("log", "--merges", "--format=%H", f"--grep=^Gastown-Bead: {bead_id}$", "main", cwd=self.repository)

@@ -46,12 +46,3 @@ def workers() -> Iterator[faulty.Workers]:
 @pytest.fixture
 def town(bare: Rig, workers: faulty.Workers, clock: Clock, tmp_path: Path) -> Town:
     return Town(bare, workers, clock, tmp_path)
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    if faulty.KILLS:
-        terminalreporter.section(
-            "merge workers killed: point, next worker, outcome, merge commits, dependants released"
-        )
-        for point, by, outcome, commits, released in faulty.KILLS:
-            terminalreporter.write_line(f"{point:38} {by:13} {outcome:40} {commits:3} {released:3}")

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 OURS = ("HOME", "GASTOWN_HOME", "GASTOWN_DATABASE_URL", "GASTOWN_BROKER_URL", "PATH")
-KILLS: list[tuple[str, str, str, int, int]] = []  # point, next worker, outcome, merge commits, dependants released
+KILLS = "merge workers killed: point, next worker, outcome, merge commits, dependants released"
 
 
 class When(StrEnum):

@@ -10,6 +10,7 @@ from gastown.db import in_transaction
 from gastown.states import HoldCode, MergeStatus
 from gastown.store import merges
 from gastown.store.workers import claimer
+from tests import tables
 from tests.builders import now
 from tests.refinery import faulty
 from tests.refinery.faulty import Point, When
@@ -98,7 +99,7 @@ exit 1
 def note(town: Town, name: str, by: str) -> None:
     """Check it, and keep the line of the table."""
     commits, runs = town.check(), len(town.gated())
-    faulty.KILLS.append((name, by, f"merged; gates run {runs} times", commits, town.released()))
+    _tell(name, by, f"merged; gates run {runs} times", commits, town.released())
 
 
 @pytest.mark.parametrize(("name", "by"), CASES)
@@ -169,4 +170,8 @@ def test_killed_with_a_red_batch(town: Town, name: str) -> None:
         assert (now(request).status, town.events(request, "merged")) == (MergeStatus.CLOSED, 1)
     assert (town.released(), town.events(bad, "merge_held"), town.rig.leftovers()) == (0, 1, [])
     runs = f"2 merged, culprit held; gates run {len(town.gated())} times"
-    faulty.KILLS.append((f"3, one red: {name}", ANOTHER, runs, 2, 0))
+    _tell(f"3, one red: {name}", ANOTHER, runs, 2, 0)
+
+
+def _tell(point: str, by: str, outcome: str, commits: int, released: int) -> None:
+    tables.add(faulty.KILLS, f"{point:38} {by:13} {outcome:40} {commits:3} {released:3}")

@@ -5,7 +5,9 @@ import pytest
 from gastown.sim.database import Server
 from gastown.sim.mutants import MUTANTS, Mutant
 from gastown.sim.runs import STEPS, run_seed
-from tests.sim.conftest import CAUGHT
+from tests import tables
+
+TITLE = "mutants: seed, steps until one was noticed, by which invariant"
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
@@ -17,7 +19,7 @@ def test_a_mutant_is_noticed(sim_server: Server, mutant: Mutant) -> None:
             outcome = run_seed(sim_server, seed, STEPS)
             steps += len(outcome.labels) + outcome.settled
             if not outcome.passed:
-                CAUGHT.append((mutant.name, seed, steps, str(outcome.invariant)))
+                tables.add(TITLE, f"{mutant.name:64} {seed:6} {steps:6}  {outcome.invariant}")
                 break
             if steps > mutant.within:
                 pytest.fail(f"not noticed in {steps} steps from seed {mutant.begin}")

@@ -8,9 +8,10 @@ import sys
 from gastown.sim import report
 from gastown.sim.database import Server
 from gastown.sim.runs import STEPS, Outcome, shorten
-from tests.sim.conftest import RUNS
+from tests import tables
 
 STEPS_IN_ALL = 30_000
+TITLE = "simulation: fresh seeds"
 
 
 def test_fresh_seeds_break_nothing(sim_server: Server) -> None:
@@ -39,11 +40,11 @@ def test_fresh_seeds_break_nothing(sim_server: Server) -> None:
     finally:
         other.kill()
         other.wait()
-    RUNS.append(_line(seed, totals.steps, totals.steps_per_s))
+    tables.add(TITLE, _line(seed, totals.steps, totals.steps_per_s))
     assert totals.failure is None, _explain(sim_server, totals.failure)
     assert other.returncode in (0, 1), errors
     summary = json.loads(told)
-    RUNS.append(_line(seed + seeds, summary["steps"], summary["steps_per_s"]))
+    tables.add(TITLE, _line(seed + seeds, summary["steps"], summary["steps_per_s"]))
     assert summary["broken"] is None, summary
 
 
