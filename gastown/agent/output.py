@@ -13,6 +13,7 @@ from typing import BinaryIO
 
 from gastown.agent.client import Client, Denied, Fenced, Rejected, Unreachable
 from gastown.agent.protocol import CHUNK_BYTES, LOG_BYTES, LogChunk
+from gastown.agent.tail import last_lines
 
 GATHER_S = 0.25  # output that comes within this time travels together
 LAST_BYTES = 4096  # kept in memory, for the message of a failure
@@ -29,6 +30,7 @@ class Spool:
         self._changed = threading.Condition()
         self._head_size = self._ring_total = 0
         self._last = bytearray()
+        self._lines_before = 0  # of what is kept in memory
         self._closed = False
         self.trouble = ""  # why output was lost on this side, such as a full disk
         self.total = 0
@@ -37,7 +39,9 @@ class Spool:
         """Never blocks for long and never raises: output that the disk does not take is counted, and lost."""
         with self._changed:
             self.total += len(data)
-            self._last = (self._last + data)[-LAST_BYTES:]
+            self._last += data
+            self._lines_before += self._last.count(b"\n", 0, max(0, len(self._last) - LAST_BYTES))
+            del self._last[:-LAST_BYTES]
             try:
                 room = self._half - self._head_size
                 if room > 0:
@@ -52,8 +56,9 @@ class Spool:
         self.add(b"gastown: " + text.encode(errors="replace") + b"\n")
 
     def last(self, size: int = 2048) -> str:
+        """The last lines, in at most so many characters."""
         with self._changed:
-            return bytes(self._last[-size:]).decode(errors="replace")
+            return last_lines(self._last.decode(errors="replace"), size, self._lines_before)
 
     def close(self) -> None:
         """No more output is to come: the tail may be sent."""

@@ -34,6 +34,7 @@ from gastown.agent.salvage import end_earlier, salvage
 from gastown.agent.setup import Setup
 from gastown.agent.signals import Interrupted, Signals
 from gastown.agent.starting import fetch, starting_point
+from gastown.agent.tail import last_lines
 from gastown.agent.workspace import TwoResults, Workspace
 
 OK_EXIT, INTERNAL_EXIT = 0, 1
@@ -199,7 +200,7 @@ class Supervision:
             raise Interrupted
         if result.exit_code != 0:
             how = "ran out of time" if result.exit_code is None else ending("it", result.exit_code)
-            tail = result.output[-2048:].decode(errors="replace").strip()
+            tail = last_lines(result.output.decode(errors="replace").strip(), 2048)
             raise Failed("setup_failed", f"setup `{self.assignment.setup}`: {how}\n{tail}".strip(), result.exit_code)
 
     def _watch(self, program: Program) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from gastown.agent.tail import last_lines
 from gastown.gates import GATE_TIMEOUT_S, Gate, MergeMethod
 from gastown.states import HoldCode
 
@@ -161,10 +162,11 @@ PushOutcome = Pushed | Moved | Dirty | PushRefused | Unknown
 
 
 def presentable(text: str | bytes, limit: int = OUTPUT_CHARS) -> str:
-    """Text that Postgres, JSON and a terminal take: valid Unicode, no NUL, and only its end when it is long."""
+    """Text that Postgres, JSON and a terminal take: valid Unicode, no NUL, and only its last lines when it is long."""
     raw = text if isinstance(text, bytes) else text.encode("utf-8", "surrogateescape")
-    shown = raw[-4 * limit :].decode("utf-8", "replace").replace("\0", "\N{REPLACEMENT CHARACTER}")
-    return shown if len(shown) <= limit else f"[...]\n{shown[-limit:]}"
+    end = max(0, len(raw) - 4 * limit)
+    shown = raw[end:].decode("utf-8", "replace").replace("\0", "\N{REPLACEMENT CHARACTER}")
+    return last_lines(shown, limit, raw.count(b"\n", 0, end))
 
 
 def presentable_path(path: str) -> str:

@@ -12,6 +12,7 @@ from uuid import UUID
 from sqlalchemy import Interval, SmallInteger, Text, Uuid, func, select, update
 from sqlalchemy.orm import Session, aliased
 
+from gastown.agent.tail import last_lines
 from gastown.db import gastown_now
 from gastown.models import Agent, Bead, Dispatch
 from gastown.reconcile.policy import Policy
@@ -27,7 +28,7 @@ STARTABLE = (DispatchStatus.QUEUED, DispatchStatus.STARTING)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Ending:
-    """How one attempt ended. A message keeps its end, where the error stands."""
+    """How one attempt ended. A long message keeps its last lines, where the error stands."""
 
     dispatch_id: UUID
     code: FailureCode | StopCode
@@ -36,7 +37,7 @@ class Ending:
 
     @property
     def text(self) -> str:
-        return self.message.replace("\x00", "")[-MESSAGE_CHARACTERS:]
+        return last_lines(self.message.replace("\x00", ""), MESSAGE_CHARACTERS)
 
 
 def end(

@@ -8,6 +8,7 @@ from sqlalchemy import func, null, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
+from gastown.agent.tail import last_lines
 from gastown.db import gastown_now
 from gastown.models import Bead, Event, MergeRequest
 from gastown.states import MERGING, BeadStatus, HoldCode, MergeStatus, Resolution
@@ -192,7 +193,7 @@ def hold_along(
 
 
 def _kept(output: str) -> str | None:
-    return output.replace("\x00", "")[-HELD_OUTPUT_CHARACTERS:] or None
+    return last_lines(output.replace("\x00", ""), HELD_OUTPUT_CHARACTERS) or None
 
 
 def note_unknown(session: Session, order: MergeOrder, reason: str) -> bool:

@@ -52,6 +52,17 @@ def test_a_spool_without_room_loses_output_but_never_fails(tmp_path: Path, monke
     assert spool.last() == "lostkept"
 
 
+def test_what_is_quoted_of_a_long_output_begins_where_a_line_begins(tmp_path: Path) -> None:
+    spool = Spool(tmp_path / "s")
+    for number in range(1000):
+        spool.add(b"line %d of many\n" % number)
+    note, *shown = spool.last().splitlines()
+    spool.close()
+    spool.release()
+    assert (note, shown[-1]) == (f"... {1000 - len(shown)} earlier lines", "line 999 of many")
+    assert shown[0] == f"line {1000 - len(shown)} of many"
+
+
 def test_binary_output_and_endless_lines_arrive_as_they_are(town: Town) -> None:
     script = r"printf 'a\000\377\033[31mred\033[0m\n'; head -c 5000000 /dev/zero | tr '\0' x; echo end >&2"
     attempt = town.run(script)

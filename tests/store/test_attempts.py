@@ -228,10 +228,14 @@ def test_lose(clock: Clock) -> None:
 
 def test_a_long_message_keeps_its_end(clock: Clock) -> None:
     dispatch = make(STARTING)
-    committed(lambda session: attempts.roll_back(session, dispatch.id, ERROR, "x" * 10_000 + "the end"))
+    lines = [f"line {number} of many" for number in range(1000)]
+    committed(lambda session: attempts.roll_back(session, dispatch.id, ERROR, "\n".join([*lines, "the end"])))
     message = now(dispatch).message
     assert message is not None
-    assert (len(message), message[-7:]) == (attempts.MESSAGE_CHARACTERS, "the end")
+    assert len(message) <= attempts.MESSAGE_CHARACTERS
+    note, *shown = message.splitlines()
+    assert (note, shown) == (f"... {1001 - len(shown)} earlier lines", [*lines[1001 - len(shown) :], "the end"])
+    assert len(shown) > 100
 
 
 @pytest.mark.parametrize("present", [True, False])
