@@ -34,8 +34,12 @@ class Launch(Message):
     bead_id: str
     epoch: int
     api_url: str
-    home: str  # GASTOWN_HOME of the node: mirrors, worktrees, logs
+    home: str  # mirrors, worktrees, logs: GASTOWN_HOME of the node, or a home of the bead's own in a container
     token: str = field(repr=False)
+    shared_home: str | None = None  # the node's, when `home` is a bead's own: it is read, and nothing is written there
+    network: str = ""  # "none": neither set-up nor agent gets a socket but of this machine's files
+    disk_mb: int = 0  # that `home` may hold; 0: no limit
+    git_token: str = field(default="", repr=False)  # TOKEN or USER:TOKEN, for the supervisor's own git
 
 
 @dataclass(frozen=True, kw_only=True)
