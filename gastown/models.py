@@ -106,9 +106,12 @@ class Node(Base):
     identity: Mapped[str | None]  # the engine's id, or machine and home: two of one name are refused by it
     version: Mapped[str | None]  # of the worker that beat last
     labels: Mapped[list[Any]] = mapped_column(server_default=text("'[]'"))  # what rigs may ask for
+    images: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'"))  # by preset, "*" for any: its own
+    workers: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'"))  # who beat of late, or was refused
     heartbeat_at: Mapped[datetime] = mapped_column(server_default=NOW)
     draining_at: Mapped[datetime | None]  # its attempts are asked to stop: no new starts until a worker beats again
     closed_at: Mapped[datetime | None]  # a person drains it: no new starts until that is undone, whoever beats
+    removed_at: Mapped[datetime | None]  # a person took it away; what ran there still names it
     created_at: Mapped[datetime] = mapped_column(server_default=NOW)
 
 

@@ -1,4 +1,9 @@
-"""Schema migrations, forward only. A process refuses a schema that is newer than it knows."""
+"""Schema migrations, forward only. A process refuses a schema that is newer than it knows.
+
+But for one that is a single revision ahead and only adds to what there was (`expands = True` in its file): old and new
+run side by side while a fleet is upgraded. An older program cannot read that file, so the database says it itself, in
+the comment on `alembic_version`.
+"""
 
 from pathlib import Path
 
@@ -25,6 +30,25 @@ def _config() -> Config:
 
 def _revision(connection: Connection) -> str | None:
     return MigrationContext.configure(connection).get_current_revision()
+
+
+def note_served(connection: Connection, scripts: ScriptDirectory) -> None:
+    """Write down which older programs may go on with the schema as it is now, in the transaction that migrates."""
+    revision = _revision(connection)
+    script = None if revision is None else scripts.get_revision(revision)
+    before = script.down_revision if script is not None and getattr(script.module, "expands", False) else None
+    served = "NULL" if script is None or before is None else f"'{_served(script.revision, str(before))}'"
+    connection.execute(text(f"COMMENT ON TABLE alembic_version IS {served}"))
+
+
+def _served(revision: str, older: str) -> str:
+    return f"{revision} serves {older}"
+
+
+def _serves_us(connection: Connection, revision: str | None) -> bool:
+    """Whether this newer schema is one that a program of our revision may go on with."""
+    said = connection.scalar(text("SELECT obj_description(to_regclass('alembic_version'))"))
+    return revision is not None and said == _served(revision, head())
 
 
 def head() -> str:
@@ -70,10 +94,15 @@ def pending() -> bool:
 
 
 def check() -> None:
-    """Raises SchemaTooNew when the database is ahead of this program, DatabaseUnavailable when it is behind or away."""
+    """Whether this program may work with the database. One revision ahead is fine if that only adds to the schema.
+
+    Raises SchemaTooNew when it is further ahead than that, DatabaseUnavailable when it is behind or away.
+    """
     try:
         with current_engine().connect() as connection:
             revision = _revision(connection)
+            if _serves_us(connection, revision):
+                return
     except OperationalError as error:
         raise DatabaseUnavailable(f"Postgres cannot be reached: {error.orig}", hint="gastown up") from error
     _refuse_newer(revision)
@@ -85,6 +114,6 @@ def _refuse_newer(revision: str | None) -> None:
     known = {script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions()}
     if revision is not None and revision not in known:
         raise SchemaTooNew(
-            f"the database has schema {revision}, which this version of gastown does not know",
-            hint="run the newer gastown that made it",
+            f"the database has schema {revision}, and this version of gastown knows none after {head()}",
+            hint="run the newer gastown that made it: an older one goes on for one step, while a fleet is upgraded",
         )

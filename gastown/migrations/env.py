@@ -2,6 +2,7 @@
 
 from alembic import context
 
+from gastown.migrations import note_served
 from gastown.models import Base
 
 connection = context.config.attributes["connection"]
@@ -16,3 +17,4 @@ context.configure(
 )
 with context.begin_transaction():
     context.run_migrations()
+    note_served(connection, context.script)
