@@ -46,6 +46,7 @@ from gastown.reconcile.actions import (
     StartContainer,
     StopAttempt,
     StopContainer,
+    said_about,
 )
 from gastown.reconcile.decision import Decision
 from gastown.reconcile.policy import Policy
@@ -148,7 +149,11 @@ def _carry_out(session: Session, acting: Sequence[Decided], policies: Mapping[in
         made = creation.create_dispatches(session, batch.starts)
         for bead_id, dispatch_id in made.items():
             batch.effects[bead_id].append(StartContainer(dispatch_id=str(dispatch_id), node=batch.nodes[bead_id]))
-    return batch.effects
+    titles = {bead.id: bead.title for bead, _view, _decision in acting}
+    return {
+        bead_id: [said_about(effect, bead_id, titles[bead_id]) for effect in effects]
+        for bead_id, effects in batch.effects.items()
+    }
 
 
 Rare = (

@@ -1,4 +1,7 @@
-"""The Celery app. Redis carries hints only; each setting says why it is as it is (figures: docs/architecture.md)."""
+"""The Celery app. Its broker carries hints only; each setting says why it is as it is (figures: docs/architecture.md).
+
+How the commands of Celery itself behave with it: docs/celery.md.
+"""
 
 from typing import Any
 
@@ -7,16 +10,18 @@ from celery import Celery
 from celery.signals import setup_logging, task_postrun, task_prerun
 from kombu import Queue
 
-from gastown import logs
+from gastown import brokers, logs
 from gastown.beat_schedule import BEAT_SCHEDULE
 from gastown.settings import settings_of_a_process
 
 START_EXPIRES_S = 120  # a start that nobody took by then is rolled back (policy.queued_timeout_s)
 SHARED_QUEUES = ("control", "upkeep", "merge")
-PUBLISH_TIMEOUT_S = 2  # a broker that does not answer must never hang a caller
+NODE_QUEUE_TTL_S = 86_400  # RabbitMQ drops the queue of a node whose workers are gone for that long
+NODE_MESSAGE_TTL_S = 300  # and what waits in it after this: longer than any message for a node is worth while
 
 settings = settings_of_a_process()
-app = Celery("gastown", broker=settings.broker)
+broker = brokers.parse(settings.broker)
+app = Celery("gastown", broker=broker.url)
 
 
 def node_queue(node: str) -> str:
@@ -29,7 +34,12 @@ def watch_queue(node: str) -> str:
 
 
 def queue(name: str) -> Queue:
-    """A queue bound to a key of its own: without one, Celery binds it to the default key."""
+    """A queue bound to a key of its own: without one, Celery binds it to the default key.
+
+    Whoever sends to it has to declare it in the same words as whoever reads it: RabbitMQ refuses others.
+    """
+    if name.startswith((node_queue(""), watch_queue(""))) and not broker.is_redis:
+        return Queue(name, routing_key=name, expires=NODE_QUEUE_TTL_S, message_ttl=NODE_MESSAGE_TTL_S)
     return Queue(name, routing_key=name)
 
 
@@ -43,19 +53,18 @@ app.conf.update(
     # acknowledged when taken, taken when a process is free: nothing waits in `unacked` for the visibility timeout, and
     # nothing runs twice when a connection breaks. What is lost, the reconciler sees in the rows.
     task_acks_late=False,
-    worker_disable_prefetch=True,
+    worker_disable_prefetch=broker.is_redis,  # kombu can do it there only
     worker_prefetch_multiplier=1,
     # reconnecting never gives up while the stack restarts its broker
     broker_connection_retry_on_startup=True,
     broker_connection_retry=True,
     broker_connection_max_retries=None,
-    broker_transport_options={
-        "socket_timeout": PUBLISH_TIMEOUT_S,
-        "socket_connect_timeout": PUBLISH_TIMEOUT_S,
-        "health_check_interval": 10,
-        "max_retries": 0,  # one attempt to connect for a publish; the default is a hundred
-    },
-    task_publish_retry=False,
+    broker_transport_options=broker.transport_options,
+    broker_use_ssl=broker.tls,
+    broker_connection_timeout=brokers.PUBLISH_TIMEOUT_S,
+    # redis-py mends a connection that its server closed; one to RabbitMQ stays broken, for beat for ever, without this
+    task_publish_retry=not broker.is_redis,
+    task_publish_retry_policy={"max_retries": 1, "interval_start": 0, "interval_step": 0, "interval_max": 0},
     task_create_missing_queues=True,
     task_default_queue="control",
     task_queues=[queue(name) for name in (*SHARED_QUEUES, node_queue(settings.node), watch_queue(settings.node))],

@@ -13,7 +13,7 @@ from urllib.parse import quote
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
-from gastown import containers
+from gastown import brokers, containers
 from gastown.errors import UsageError
 from gastown.reconcile.policy import Policy
 
@@ -89,6 +89,13 @@ class Settings(BaseSettings):
     @classmethod
     def _absolute(cls, value: Path) -> Path:
         return value.expanduser().absolute()
+
+    @field_validator("broker_url")
+    @classmethod
+    def _known_broker(cls, value: str | None) -> str | None:
+        if value is not None:
+            brokers.parse(value)
+        return value
 
     @field_validator("policy", mode="before")
     @classmethod

@@ -11,7 +11,7 @@ from gastown.db import gastown_now
 from gastown.errors import Refused, UsageError
 from gastown.models import Agent, Bead, Dispatch, MergeRequest, Node
 from gastown.presets import reads
-from gastown.reconcile.actions import StopContainer
+from gastown.reconcile.actions import StopContainer, bead_named
 from gastown.states import (
     AgentStatus,
     DispatchStatus,
@@ -183,4 +183,8 @@ def _leads_batch(session: Session, request: MergeRequest) -> bool:
 
 def _stops(session: Session, stopped: list[Dispatch]) -> list[StopContainer]:
     nodes = {each.id: session.get_one(Node, each.node_id).name for each in stopped}
-    return [StopContainer(dispatch_id=str(each.id), node=nodes[each.id]) for each in stopped]
+    titles = {each.id: session.get_one(Bead, each.bead_id).title for each in stopped}
+    return [
+        StopContainer(dispatch_id=str(each.id), node=nodes[each.id], about=bead_named(each.bead_id, titles[each.id]))
+        for each in stopped
+    ]

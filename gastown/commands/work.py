@@ -8,7 +8,7 @@ from sqlalchemy.orm import Session
 from gastown.db import gastown_now
 from gastown.errors import Refused, UsageError
 from gastown.models import FOR_A_MERGE, Bead, Dispatch, MergeRequest, Node, Rig
-from gastown.reconcile.actions import StopContainer
+from gastown.reconcile.actions import StopContainer, bead_named
 from gastown.states import (
     LIVE,
     PRIORITIES,
@@ -227,8 +227,8 @@ def force_dispatch(session: Session, bead_id: str, *, actor: str = "user") -> in
 
 
 def _stop(session: Session, dispatch: Dispatch) -> StopContainer:
-    node = session.get_one(Node, dispatch.node_id)
-    return StopContainer(dispatch_id=str(dispatch.id), node=node.name)
+    node, bead = session.get_one(Node, dispatch.node_id), session.get_one(Bead, dispatch.bead_id)
+    return StopContainer(dispatch_id=str(dispatch.id), node=node.name, about=bead_named(bead.id, bead.title))
 
 
 def live_attempts(session: Session, node: str) -> list[str]:

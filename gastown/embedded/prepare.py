@@ -11,6 +11,7 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
+from gastown import brokers
 from gastown.embedded import binaries, postgres
 from gastown.errors import BrokerUnavailable, DatabaseUnavailable, GastownError, StackUnavailable
 from gastown.settings import Settings, get_settings
@@ -93,11 +94,14 @@ def check_broker(settings: Settings) -> None:
     from kombu import Connection
     from kombu.exceptions import OperationalError
 
-    options = {"socket_connect_timeout": CONNECT_TIMEOUT_S, "socket_timeout": CONNECT_TIMEOUT_S}
-    with Connection(settings.broker, connect_timeout=CONNECT_TIMEOUT_S, transport_options=options) as connection:
+    broker = brokers.parse(settings.broker)
+    options = broker.transport_options
+    with Connection(
+        broker.url, ssl=broker.tls or False, connect_timeout=CONNECT_TIMEOUT_S, transport_options=options
+    ) as connection:
         try:
             connection.ensure_connection(max_retries=1, interval_start=0.1, timeout=CONNECT_TIMEOUT_S)
-        except (OperationalError, OSError) as error:
+        except (OperationalError, OSError, *connection.connection_errors) as error:
             raise BrokerUnavailable(
                 f"the broker {connection.as_uri()} cannot be reached: {error}",
                 hint="start it, or unset GASTOWN_BROKER_URL (broker_url in gastown.toml) for the embedded one",

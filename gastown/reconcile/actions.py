@@ -3,7 +3,7 @@
 Row actions are applied in the deciding transaction; effects are Celery messages, published after its commit.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 from gastown.states import FailureCode, Purpose, StopCode
 
@@ -155,6 +155,7 @@ class AskMerge:
     """Effect: `gastown.merge`. Applying it notes when it was asked for."""
 
     merge_id: int
+    about: str = field(default="", compare=False)  # the bead, for people who look at messages
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,6 +164,7 @@ class StartContainer:
 
     dispatch_id: str
     node: str
+    about: str = field(default="", compare=False)  # the bead, for people who look at messages
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,6 +173,7 @@ class StopContainer:
 
     dispatch_id: str
     node: str
+    about: str = field(default="", compare=False)  # the bead, for people who look at messages
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -203,3 +206,17 @@ Action = (
     | EndConvoy
     | Effect
 )
+
+TITLE_LENGTH = 60
+
+
+def said_about(effect: Effect, bead_id: str, title: str) -> Effect:
+    """The same with the bead that it is about. An inspection is about its node."""
+    return effect if isinstance(effect, InspectContainers) else replace(effect, about=bead_named(bead_id, title))
+
+
+def bead_named(bead_id: str, title: str) -> str:
+    """A bead as Flower shows it: `gt-7k3fq "Mend the parser"`, on one line, and not a long one."""
+    line = " ".join(title.split())
+    short = line if len(line) <= TITLE_LENGTH else f"{line[: TITLE_LENGTH - 1]}…"
+    return f'{bead_id} "{short}"'

@@ -9,6 +9,7 @@ from sqlalchemy.orm import Session, aliased
 
 from gastown.db import gastown_now
 from gastown.models import Agent, Bead, Dispatch, Node
+from gastown.reconcile.actions import bead_named
 from gastown.states import ADOPTABLE, LIVE, TERMINAL, BeadStatus, DispatchStatus
 from gastown.store.attempts import is_fenced
 
@@ -33,6 +34,13 @@ def fenced_among(session: Session, dispatch_ids: Iterable[UUID]) -> list[UUID]:
     served = and_(wanted, or_(Dispatch.status.in_(LIVE), adoptable))
     statement = select(Dispatch.id).where(Dispatch.id.in_(list(dispatch_ids)), not_(served)).order_by(Dispatch.id)
     return list(session.scalars(statement))
+
+
+def named_beads(session: Session, dispatch_ids: Iterable[UUID]) -> dict[UUID, str]:
+    """The bead of each of these attempts, as messages name it."""
+    statement = select(Dispatch.id, Bead.id, Bead.title).join(Bead, Bead.id == Dispatch.bead_id)
+    rows = session.execute(statement.where(Dispatch.id.in_(list(dispatch_ids))))
+    return {key: bead_named(bead_id, title) for key, bead_id, title in rows}
 
 
 def finished_beads(session: Session, bead_ids: list[str]) -> list[str]:

@@ -181,9 +181,9 @@ def _sweep(node: str) -> None:
     names = registry.get(runtime_name).list_names()
     ours = {key: name for name in names if (key := _dispatch_of(name)) is not None}
     with transaction() as session:
-        fenced = reads.fenced_among(session, ours)
-    for key in fenced:
-        send("gastown.stop_container", ours[key], queue=node_queue(node), expires_s=60)
+        fenced = reads.named_beads(session, reads.fenced_among(session, ours))
+    for key, bead in fenced.items():
+        send("gastown.stop_container", ours[key], queue=node_queue(node), expires_s=60, about=bead)
 
 
 def _dispatch_of(name: str) -> UUID | None:
