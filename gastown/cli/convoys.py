@@ -100,8 +100,9 @@ def print_detail(detail: ConvoyDetail) -> None:
 
 
 def progress(row: ConvoyRow) -> str:
-    parts = (("merged", row.merged), ("failed", row.failed), ("waiting", row.waiting), ("canceled", row.canceled))
-    shown = [f"{number} {word}" for word, number in parts if number or word != "canceled"]
+    always = (("merged", row.merged), ("failed", row.failed), ("waiting", row.waiting))
+    parts = (*always, ("left out", row.left_out), ("canceled", row.canceled))
+    shown = [f"{number} {word}" for word, number in parts if number or (word, number) in always]
     return f"{', '.join(shown)} of {count(row.members, 'member')}"
 
 
@@ -123,7 +124,7 @@ def _print_graph(detail: ConvoyDetail) -> None:
         row = rows[name]
         others = [each for each in detail.after[name] if each not in rows or not drawn]
         waits = f"after {_some(others)}" if others and row.status not in TERMINAL else ""
-        what = in_short("; ".join(part for part in (_what(row), waits) if part), 100)
+        what = in_short("; ".join(part for part in (_what(row, detail), waits) if part), 100)
         state = screen.state(state_of(row))
         picture = Text(line)
         picture.highlight_words([mark for mark in graph.both(_mark(row)) if mark in line], state.style)
@@ -136,9 +137,12 @@ def _print_graph(detail: ConvoyDetail) -> None:
         screen.note("a wider terminal shows what waits for what; --json has it all")
 
 
-def _what(row: BeadRow) -> str:
+def _what(row: BeadRow, detail: ConvoyDetail) -> str:
     if row.merged_sha:
-        return f"as {row.merged_sha[:12]}"
+        went = f"left out; went to {detail.left_out[row.id]} " if detail.left_out.get(row.id) else ""
+        return f"{went}as {row.merged_sha[:12]}"
+    if row.id in detail.left_out:
+        return "left out" + (f": {what_of(row)}" if what_of(row) else "")
     return "" if row.verdict == Verdict.STAGED else what_of(row)  # of each member, and said above
 
 

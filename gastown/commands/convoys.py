@@ -197,6 +197,7 @@ def close(session: Session, town_id: int, key: str, *, actor: str = "user") -> l
         elif bead.convoy_id == convoy.id and bead.purpose == Purpose.LANDING:
             escalations.settle_bead(session, bead)
     move(session, Convoy, convoy.id, (*UNFINISHED, ConvoyStatus.FAILED), ConvoyStatus.CLOSED, closed_at=gastown_now())
+    landings.ask_no_more(session, convoy)
     convoys.note(session, convoy, "convoy_closed", f"convoy {convoy.id} is closed by {actor}", actor)
     return stops
 

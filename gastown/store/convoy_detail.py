@@ -5,14 +5,16 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Select, func, select
-from sqlalchemy.orm import Session
+from sqlalchemy import ColumnElement, Select, and_, exists, func, or_, select
+from sqlalchemy.orm import Session, aliased
 
-from gastown.models import Bead, BeadDependency, Convoy, ConvoyBranch, Rig
-from gastown.states import RELEASING, TERMINAL, BeadStatus, ConvoyStatus, Resolution
+from gastown.models import Bead, BeadDependency, Convoy, ConvoyBranch, MergeRequest, Rig
+from gastown.states import RELEASING, TERMINAL, BeadStatus, ConvoyStatus, Purpose, Resolution
 from gastown.store import convoys, listing
 from gastown.store.explain import Explanation, explain, with_live_holds
 from gastown.store.listing import BeadRow
+
+COUNTED = ("members", "merged", "failed", "canceled", "waiting", "left_out")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +30,8 @@ class ConvoyRow:
     merged: int  # or done without changes
     failed: int
     canceled: int
-    waiting: int  # not over
+    waiting: int  # not over, and to be landed
+    left_out: int  # not over, and their convoy has landed without them
     created_at: datetime
     started_at: datetime | None
     closed_at: datetime | None
@@ -62,6 +65,7 @@ class ConvoyDetail:
     after: dict[str, list[str]]  # what each member waits for, members and others
     branches: list[BranchRow]
     landings: list[LandingRow]
+    left_out: dict[str, str | None]  # members without which it has landed: the branch that one was merged into since
     down: bool  # nothing of Gastown runs, so nothing happens
 
 
@@ -88,6 +92,7 @@ def convoy_detail(session: Session, town_id: int, key: str) -> ConvoyDetail:
         after=waits_of(session, members),
         branches=branches_of(session, found.id),
         landings=[_landing_row(each, beads[each.id]) for each in explained],
+        left_out=left_out_of(session, found.id),
         down=any(each.down for each in explained),
     )
 
@@ -108,20 +113,39 @@ def branches_of(session: Session, convoy_id: str) -> list[BranchRow]:
     return [BranchRow(**row._mapping) for row in session.execute(query.order_by(Rig.name))]
 
 
+def left_out_of(session: Session, convoy_id: str) -> dict[str, str | None]:
+    """The members that failed or were not over when their convoy landed; where each was merged by itself since then."""
+    landing = aliased(Bead)
+    query = select(Bead.id, MergeRequest.target).join(landing, _landed(landing))
+    query = query.outerjoin(MergeRequest, and_(MergeRequest.bead_id == Bead.id, MergeRequest.merged_sha.is_not(None)))
+    collects = and_(ConvoyBranch.convoy_id == Bead.convoy_id, ConvoyBranch.rig_id == Bead.rig_id)
+    query = query.outerjoin(ConvoyBranch, collects).where(Bead.convoy_id == convoy_id, Bead.purpose.is_(None))
+    query = query.where(or_(Bead.status != BeadStatus.CLOSED, MergeRequest.target != ConvoyBranch.branch))
+    return {row.id: row.target for row in session.execute(query.order_by(Bead.created_at, Bead.id))}
+
+
+def _landed(landing: type[Bead]) -> ColumnElement[bool]:
+    """That the convoy of the member `Bead` has landed on its rig."""
+    same = and_(landing.convoy_id == Bead.convoy_id, landing.rig_id == Bead.rig_id)
+    return and_(same, landing.purpose == Purpose.LANDING, landing.resolution.in_(RELEASING))
+
+
 def name_of(session: Session, convoy_id: str) -> str:
     return session.get_one(Convoy, convoy_id).name
 
 
 def _select_convoys() -> Select[*tuple[Any, ...]]:
     """Each with its members counted."""
-    over = Bead.status.in_(TERMINAL)
+    over, landing = Bead.status.in_(TERMINAL), aliased(Bead)
+    landed = exists().where(_landed(landing))
     counts = (
         select(
             func.count().label("members"),
             func.count().filter(Bead.resolution.in_(RELEASING)).label("merged"),
             func.count().filter(Bead.status == BeadStatus.FAILED).label("failed"),
             func.count().filter(Bead.resolution == Resolution.CANCELED).label("canceled"),
-            func.count().filter(~over).label("waiting"),
+            func.count().filter(~over, ~landed).label("waiting"),
+            func.count().filter(~over, landed).label("left_out"),
         )
         .where(Bead.convoy_id == Convoy.id, Bead.purpose.is_(None))
         .lateral()
@@ -132,7 +156,7 @@ def _select_convoys() -> Select[*tuple[Any, ...]]:
 def _convoy_row(row: Any) -> ConvoyRow:
     convoy: Convoy = row.Convoy
     same = ("id", "name", "status", "mode", "created_at", "started_at", "closed_at")
-    counted = {name: getattr(row, name) for name in ("members", "merged", "failed", "canceled", "waiting")}
+    counted = {name: getattr(row, name) for name in COUNTED}
     return ConvoyRow(**{name: getattr(convoy, name) for name in same}, **counted, partial=convoy.partial_at is not None)
 
 

@@ -1,11 +1,11 @@
 """The end of a convoy: what its members made on one rig enters the queue of the target, and what follows from that."""
 
 from sqlalchemy import select
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, aliased
 
 from gastown.db import gastown_now
 from gastown.errors import Refused
-from gastown.models import Bead, Convoy, MergeRequest
+from gastown.models import Bead, BeadDependency, Convoy, MergeRequest
 from gastown.states import RELEASING, TERMINAL, BeadStatus, ConvoyMode, ConvoyStatus, Purpose, Resolution
 from gastown.store import beads, branches, convoys, escalations, requests, rework
 from gastown.store.moves import move, record, set_bead, wake
@@ -66,8 +66,24 @@ def end_convoy(session: Session, bead: Bead) -> None:
     target = ConvoyStatus.FAILED if failed else ConvoyStatus.CLOSED
     sources = (ConvoyStatus.OPEN, ConvoyStatus.LANDING)
     move(session, Convoy, convoy.id, sources, target, closed_at=gastown_now())
+    if not failed:
+        ask_no_more(session, convoy)
     message = f"convoy {convoy.id} failed: {', '.join(failed)}" if failed else f"convoy {convoy.id} is closed"
     record(session, bead.town_id, f"convoy_{target}", message, actor="reconciler", bead_id=bead.id, convoy=convoy.id)
+
+
+def ask_no_more(session: Session, convoy: Convoy) -> None:
+    """It has landed, or a person closed it: nobody is asked about members that it goes without, nor about beads that
+    only such members wait for. Whoever wants them retries them.
+    """
+    members = session.scalars(select(Bead.id).where(Bead.convoy_id == convoy.id)).all()
+    waits, waiting, other = aliased(BeadDependency), aliased(Bead), aliased(BeadDependency)
+    outside = select(other).join(waiting, waiting.id == other.bead_id).where(other.blocker_id == waits.blocker_id)
+    outside = outside.where(waiting.status.not_in(TERMINAL), waiting.convoy_id.is_distinct_from(convoy.id))
+    blockers = select(waits.blocker_id).where(waits.bead_id.in_(members), ~outside.exists())
+    causes = [escalations.BLOCKER + each for each in session.scalars(blockers)]
+    causes += [cause + each for cause in (escalations.FAILED, escalations.MERGE_FAILED) for each in members]
+    escalations.settle(session, convoy.town_id, *causes)
 
 
 def call_back(session: Session, member: Bead, actor: str) -> None:

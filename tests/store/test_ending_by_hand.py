@@ -5,11 +5,13 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
+from gastown.cli.convoys import progress
 from gastown.commands import convoys, edges, work
 from gastown.db import transaction
 from gastown.errors import Refused
 from gastown.models import Escalation
 from gastown.states import BeadStatus, ConvoyStatus, Resolution, Verdict
+from gastown.store.convoy_detail import convoy_detail
 from gastown.store.explain import explain
 from tests.races import committed
 from tests.store import convoying as they
@@ -98,3 +100,68 @@ def test_a_failed_landing_is_not_canceled_by_itself(town_id: int) -> None:
     ask(work.cancel, town_id, bad)
     tick()
     assert they.convoy(convoy_id).status == ConvoyStatus.FAILED
+
+
+def left_out(town_id: int) -> tuple[str, str, str, str]:
+    """A convoy that has landed without one that failed and one that waits for that: it, who landed, and these two."""
+    good, bad, waiting = they.members(3)
+    convoy_id = they.make(town_id, [good, bad, waiting], start=False)
+    ask(convoys.order, town_id, convoy_id, waiting, bad)
+    ask(convoys.start, town_id, convoy_id)
+    they.finish(good)
+    they.fail(bad)
+    assert asked() == sorted([f"failed:{bad}", f"blocker:{bad}", f"member:{they.landings(convoy_id)[0].id}"])
+    ask(convoys.land, town_id, convoy_id, partial=True)
+    tick()
+    they.merge(they.landings(convoy_id)[0].id)
+    assert they.convoy(convoy_id).status == ConvoyStatus.CLOSED
+    return convoy_id, good, bad, waiting
+
+
+def shown(town_id: int, convoy_id: str) -> tuple[str, dict[str, str | None]]:
+    with transaction() as session:
+        detail = convoy_detail(session, town_id, convoy_id)
+    return progress(detail.convoy), detail.left_out
+
+
+def test_what_a_landing_left_out_waits_for_nothing_and_asks_nobody(town_id: int) -> None:
+    convoy_id, _good, bad, waiting = left_out(town_id)
+    assert asked() == []
+    assert shown(town_id, convoy_id) == (
+        "1 merged, 1 failed, 0 waiting, 1 left out of 3 members",
+        {bad: None, waiting: None},
+    )
+    ask(work.retry, town_id, bad)
+    they.finish(bad)
+    assert shown(town_id, convoy_id) == (
+        "2 merged, 0 failed, 0 waiting, 1 left out of 3 members",
+        {bad: "main", waiting: None},
+    )
+
+
+def test_before_a_convoy_has_landed_nothing_is_left_out(town_id: int) -> None:
+    good, bad = they.members(2)
+    convoy_id = they.make(town_id, [good, bad])
+    they.fail(bad)
+    assert shown(town_id, convoy_id) == ("0 merged, 1 failed, 1 waiting of 2 members", {})
+
+
+def test_who_waits_for_a_left_out_one_from_outside_is_still_asked_about(town_id: int) -> None:
+    good, bad, outside = they.members(3)
+    ask(edges.block, town_id, outside, bad)
+    convoy_id = they.make(town_id, [good, bad])
+    they.finish(good)
+    they.fail(bad)
+    ask(convoys.land, town_id, convoy_id, partial=True)
+    tick()
+    they.merge(they.landings(convoy_id)[0].id)
+    assert asked() == [f"blocker:{bad}"]
+
+
+def test_nobody_is_asked_about_members_of_a_convoy_that_was_closed(town_id: int) -> None:
+    good, bad = they.members(2)
+    convoy_id = they.make(town_id, [good, bad])
+    they.fail(bad)
+    ask(convoys.close, town_id, convoy_id)
+    tick()
+    assert asked() == []
