@@ -50,11 +50,27 @@ class Room:
     caps_usd: Mapping[int, float] = field(default_factory=dict)  # what an attempt of each rig reserves
     probing: bool = False  # attempts of the town failed: its one place is to find out whether it works again
     failed_rigs: tuple[int, ...] = ()  # whose attempts those were, the latest last
+    only: Mapping[tuple[int, int], frozenset[str]] = field(default_factory=dict)  # of a rig, on a node: these presets
 
     @property
     def open_rigs(self) -> list[int]:
-        """Rigs of which at least one bead may be started, if the town and a node have a place."""
-        return [rig_id for rig_id, free in self.rigs.items() if free > 0 and self.affords(rig_id)]
+        """Rigs of which at least one bead may be started, if the town has a place and a node that they fit on."""
+        return [
+            rig_id
+            for rig_id, free in self.rigs.items()
+            if free > 0 and self.affords(rig_id) and self.presets_of(rig_id) != frozenset()
+        ]
+
+    def presets_of(self, rig_id: int) -> frozenset[str] | None:
+        """With which of them attempts of this rig fit on a node that has a place. None: with any."""
+        found = [self.only.get((rig_id, node.node_id)) for node in self.nodes if node.free > 0]
+        if not self.only or None in found:
+            return None
+        return frozenset().union(*(presets for presets in found if presets is not None))
+
+    def admits(self, node_id: int, each: Candidate) -> bool:
+        presets = self.only.get((each.rig_id, node_id))
+        return presets is None or each.preset in presets
 
     @property
     def slots(self) -> int:
@@ -85,6 +101,14 @@ class _Placing:
 
     def fits(self, rig_id: int) -> bool:
         return self.rigs.get(rig_id, 0) > 0 and self.room.affords(rig_id, self.spent)
+
+    def nodes_for(self, each: Candidate, node_ids: set[int]) -> dict[int, int]:
+        """Those of these nodes that have a place and on which it fits."""
+        return {
+            node_id: free
+            for node_id, free in self.free.items()
+            if node_id in node_ids and self.room.admits(node_id, each)
+        }
 
     def take(self, each: Candidate, nodes: Mapping[int, int]) -> None:
         """One of these nodes for it."""
@@ -125,16 +149,17 @@ def _share(left: _Placing, candidates: Iterable[Candidate], node_ids: set[int]) 
         queues = [(left.used.get(rig_id, 0), queue[-1].created_at, rig_id, queue) for rig_id, queue in equals.items()]
         heapify(queues)
         while queues and left.town > 0:
-            nodes = {node_id: free for node_id, free in left.free.items() if node_id in node_ids}
-            if not nodes:
+            if not left.free.keys() & node_ids:
                 return
             _, _, rig_id, queue = queues[0]
             if not left.fits(rig_id):
                 heappop(queues)
                 continue
-            left.take(queue.pop(), nodes)
+            each = queue.pop()
+            if nodes := left.nodes_for(each, node_ids):
+                left.take(each, nodes)
             if queue:
-                heapreplace(queues, (left.used[rig_id], queue[-1].created_at, rig_id, queue))
+                heapreplace(queues, (left.used.get(rig_id, 0), queue[-1].created_at, rig_id, queue))
             else:
                 heappop(queues)
 
@@ -144,10 +169,9 @@ def _probe(
 ) -> None:
     """So many of them on these nodes, those first that are likeliest to start."""
     for each in sorted(candidates, key=lambda each: _probe_order(each, failed_rigs)):
-        nodes = {node_id: free for node_id, free in left.free.items() if node_id in node_ids}
-        if count <= 0 or left.town <= 0 or not nodes:
+        if count <= 0 or left.town <= 0 or not left.free.keys() & node_ids:
             return
-        if left.fits(each.rig_id):
+        if left.fits(each.rig_id) and (nodes := left.nodes_for(each, node_ids)):
             left.take(each, nodes)
             count -= 1
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
+from gastown.reconcile.fitting import fitting_nodes, misfit, refusals, restrictions
 from gastown.reconcile.placement import NodeRoom, Room
 from gastown.reconcile.policy import Policy
 from gastown.reconcile.views import SPEND_WINDOW, NodeView, RigView, TownView
@@ -119,6 +120,7 @@ def room(view: TownView, now: datetime, policy: Policy) -> Room:
         caps_usd={rig.id: rig.cap_usd for rig in usable},
         probing=breaker is not None,
         failed_rigs=view.infra_rigs,
+        only=restrictions(view),
     )
 
 
@@ -201,13 +203,21 @@ def no_node(view: TownView, rig: RigView, preset: str, now: datetime, policy: Po
         return Hold(Verdict.NO_NODE, "no worker has ever shown itself")
     last = max(view.nodes, key=lambda node: node.heartbeat_at)
     seen = f"the last one was {last.name}, seen at {last.heartbeat_at:%H:%M:%S} UTC"
-    return Hold(Verdict.NO_NODE, f"no worker is alive; {seen}")
+    return Hold(Verdict.NO_NODE, f"no worker is alive; {seen}{refusals(view)}")
+
+
+def unfit(view: TownView, rig: RigView, preset: str, now: datetime, policy: Policy) -> Hold | None:
+    """Of the nodes that are alive none has all labels that the rig asks for, or an image for its containers."""
+    words = [misfit(rig, preset, node) for node in view.nodes if node.alive]
+    if None in words:
+        return None
+    return Hold(Verdict.NO_NODE, f"no live node fits: {'; '.join(each for each in words if each)}{refusals(view)}")
 
 
 def draining(view: TownView, rig: RigView, preset: str, now: datetime, policy: Policy) -> Hold | None:
     """Each node that is alive drains: it takes no starts until a worker is started anew, or whoever drains it undoes
     that."""
-    alive = [node for node in view.nodes if node.alive]
+    alive = fitting_nodes(view, rig, preset)
     if not all(node.draining for node in alive):
         return None
     return Hold(Verdict.DRAINING, f"draining: {', '.join(map(_drained, alive))}")
@@ -219,7 +229,7 @@ def _drained(node: NodeView) -> str:
 
 def node_breaker(view: TownView, rig: RigView, preset: str, now: datetime, policy: Policy) -> Hold | None:
     """Starts on each usable node failed in a row: it rests, longer each time, then one start tries it again."""
-    usable = [node for node in view.nodes if node.alive and not node.draining]
+    usable = [node for node in fitting_nodes(view, rig, preset) if not node.draining]
     if not all(node_is_resting(node, now, policy) for node in usable):
         return None
     words = "; ".join(_resting(node, now, policy) for node in usable)
@@ -240,15 +250,17 @@ def capacity(view: TownView, rig: RigView, preset: str, now: datetime, policy: P
         words = f"the town runs {view.used} of at most {policy.max_running} attempts (policy max_running)"
     elif rig.used >= rig.limit:
         words = f"rig {rig.name} runs {rig.used} of at most {rig.limit} attempts (policy rig_max_running)"
-    elif not any(free_on(node, now, policy) for node in view.nodes):
-        usable = [node for node in view.nodes if node.alive and not node.draining]
+    elif not any(free_on(node, now, policy) for node in fitting_nodes(view, rig, preset)):
+        fitting = fitting_nodes(view, rig, preset)
+        usable = [node for node in fitting if not node.draining]
         words = "every node is full: " + ", ".join(
             _resting(node, now, policy)
             if node_is_resting(node, now, policy)
             else f"{node.name} {node.used} of {node.capacity}"
             for node in usable
         )
-        words += "".join(f"; draining: {_drained(node)}" for node in view.closed)
+        words += "".join(f"; draining: {_drained(node)}" for node in fitting if node.closed_at is not None)
+        words += refusals(view)
     else:
         return None
     return Hold(Verdict.AT_CAPACITY, words)
@@ -261,6 +273,7 @@ GATES: tuple[Gate, ...] = (
     budget,
     preset_at_rest,
     no_node,
+    unfit,
     draining,
     node_breaker,
     capacity,

@@ -180,6 +180,9 @@ class RigView:
     paused_at: datetime | None = None
     wrong: str | None = None  # what is wrong with its policy, or with its environment
     no_environment: bool = False  # it is the environment
+    node_labels: tuple[str, ...] = ()  # a node has to have all of them
+    contained: bool = False  # it says how its containers are made, so it runs in one or not at all
+    image: bool = False  # and from which image
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,6 +200,10 @@ class NodeView:
     failed_at: datetime | None = None  # the last of them
     failure: str = ""  # its code and message
     failed_rigs: tuple[int, ...] = ()  # whose starts those were, the latest last
+    runtime: str = "process"
+    labels: tuple[str, ...] = ()
+    images: tuple[str, ...] = ()  # presets that have an image there; "*": all
+    refused: str = ""  # why a worker that would be of this node is not let in
 
 
 class Rest(NamedTuple):

@@ -289,3 +289,35 @@ def test_no_rig_starves_at_equal_priority(ready: dict[int, int], slots: int) -> 
         assert not behind, f"rigs {behind} wait while another has two attempts more"
         running -= Counter({max(sorted(running), key=lambda rig: running[rig]): 1})
     assert len(begun) == sum(ready.values())
+
+
+@pytest.mark.parametrize(
+    ("only", "placed"),
+    [
+        ({}, {"r1-0": "n1", "r2-0": "n2"}),
+        ({(1, 1): frozenset()}, {"r1-0": "n2", "r2-0": "n1"}),
+        ({(1, 1): frozenset(), (1, 2): frozenset()}, {"r2-0": "n1"}),
+        (  # r1-0 holds nobody up
+            {(1, 1): frozenset({"claude"}), (1, 2): frozenset(), (2, 1): frozenset()},
+            {"r1-1": "n1", "r2-0": "n2"},
+        ),
+    ],
+)
+def test_only_on_nodes_that_it_fits_on(only: dict[tuple[int, int], frozenset[str]], placed: dict[str, str]) -> None:
+    one, two = many(1, 2, preset="shell"), many(2, 1)
+    one[1] = replace(one[1], preset="claude")
+    room = replace(a_room(town=2, n1=1, n2=1), only=only)
+    assert names(place(one + two, room)) == placed
+    assert room.open_rigs == ([2] if placed.keys() == {"r2-0"} else [1, 2])
+
+
+def test_a_probe_goes_to_one_that_fits() -> None:
+    room = replace(probing(), only={(1, 1): frozenset()})
+    assert order(many(1, 2) + many(2, 2, at_s=9), room) == ["r2-0"]
+    assert order(many(1, 2), room) == []
+
+
+def test_full_nodes_open_no_rig() -> None:
+    """What fits only on a node that is full is not looked for in each tick."""
+    room = replace(a_room(n1=0, n2=3), only={(1, 2): frozenset(), (2, 2): frozenset({"shell"})})
+    assert (room.open_rigs, room.presets_of(2)) == ([2], frozenset({"shell"}))

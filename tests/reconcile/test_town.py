@@ -159,6 +159,7 @@ SHUT = {  # in the order in which the gates are asked
     "budget": a_town(spent_usd=8.5, spent_since=after(-3600), rigs={1: a_rig(cap_usd=2)}),
     "preset_at_rest": a_town(rests={"shell": Rest(after(30), "429")}),
     "no_node": a_town(a_node(alive=False)),
+    "unfit": a_town(a_node(runtime="docker")),
     "draining": a_town(a_node(draining=True)),
     "node_breaker": a_town(resting_node()),
     "capacity": a_town(used=4),
@@ -185,6 +186,12 @@ SHUT = {  # in the order in which the gates are asked
         ),
         ("preset_at_rest", Verdict.RATE_LIMITED, "shell rests until 12:00:30 UTC: 429", 30),
         ("no_node", Verdict.NO_NODE, "no worker is alive; the last one was n1, seen at 12:00:00 UTC", None),
+        (
+            "unfit",
+            Verdict.NO_NODE,
+            "no live node fits: n1 starts containers, and neither it nor the rig names an image for shell",
+            None,
+        ),
         ("draining", Verdict.DRAINING, "draining: n1", None),
         (
             "node_breaker",
@@ -209,6 +216,9 @@ def test_the_first_gate_that_is_shut_speaks() -> None:
         changed = {key: getattr(view, key) for key in view.__dataclass_fields__ if key != "rigs"}
         everything |= {key: value for key, value in changed.items() if value != getattr(fresh, key)}
         assert town.hold_of(replace(a_town(), **everything), 1, None, NOON, DEAR).gate == name
+
+
+GPU = {1: a_rig(node_labels=("gpu",))}
 
 
 @pytest.mark.parametrize(
@@ -244,6 +254,32 @@ def test_the_first_gate_that_is_shut_speaks() -> None:
         ),
         (a_town(resting_node(), a_node(2)), Verdict.READY, "a slot is free: the next tick starts it"),
         (a_town(a_node(draining=True), a_node(2)), Verdict.READY, "a slot is free: the next tick starts it"),
+        (
+            a_town(a_node(labels=("eu",)), a_node(2, alive=False, labels=("gpu",)), rigs=GPU),
+            Verdict.NO_NODE,
+            "no live node fits: n1 has not the label gpu",
+        ),
+        (
+            a_town(a_node(), a_node(2, labels=("gpu",), draining=True), rigs=GPU),  # the other one is none for it
+            Verdict.DRAINING,
+            "draining: n2",
+        ),
+        (
+            a_town(a_node(), a_node(2, labels=("gpu",), used=8), rigs=GPU),
+            Verdict.AT_CAPACITY,
+            "every node is full: n2 8 of 8",
+        ),
+        (
+            a_town(a_node(), rigs={1: a_rig(contained=True, image=True)}),
+            Verdict.NO_NODE,
+            "no live node fits: the rig asks for a container (gastown rig show), and n1 starts plain processes",
+        ),
+        (
+            a_town(a_node(alive=False, refused="w@b: the name n1 is taken")),
+            Verdict.NO_NODE,
+            "no worker is alive; the last one was n1, seen at 12:00:00 UTC; "
+            "a worker is refused: w@b: the name n1 is taken",
+        ),
     ],
 )
 def test_other_words(view: TownView, verdict: Verdict, reason: str) -> None:
@@ -312,6 +348,9 @@ NODES = st.builds(
     failures=st.integers(0, 6),
     failed_at=MAYBE_AGO,
     failure=st.just("start_error: x"),
+    runtime=st.sampled_from(["process", "process", "docker"]),
+    labels=st.sampled_from([(), ("gpu",), ("gpu", "eu")]),
+    images=st.sampled_from([(), ("*",), ("claude",)]),
 )
 RIGS = st.builds(
     RigView,
@@ -323,6 +362,9 @@ RIGS = st.builds(
     cap_usd=st.sampled_from([1.0, 2.0, 5.0]),
     paused_at=st.none() | st.none() | AGO,
     wrong=st.none() | st.none() | st.just("x"),
+    node_labels=st.sampled_from([(), (), ("gpu",), ("gpu", "eu")]),
+    contained=st.sampled_from([False, False, True]),
+    image=st.sampled_from([False, False, True]),
 )
 TOWNS = st.builds(
     TownView,
