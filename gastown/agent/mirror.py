@@ -16,7 +16,7 @@ from pathlib import Path
 from gastown.agent import large_files, locks, submodules
 from gastown.agent.git import NETWORK_TIMEOUT_S, GitError, git
 from gastown.agent.protocol import SNAPSHOT
-from gastown.agent.remaking import REMADE, is_damaged, remake
+from gastown.agent.remaking import REMADE, is_damaged, refs_in, remake
 
 HEADS = "+refs/heads/*:refs/remotes/origin/*"
 TAGS = "+refs/tags/*:refs/tags/*"
@@ -28,26 +28,32 @@ MARK = "GASTOWN_MIRROR"  # in the environment of every git process that may writ
 
 
 class Mirror:
-    """`home/mirrors/<rig_id>.git`. Every method may be called by several processes at once; all raise GitError."""
+    """`home/mirrors/<rig_id>.git`. Every method may be called by several processes at once; all raise GitError.
 
-    def __init__(self, path: Path, repository: str) -> None:
-        self.path, self.repository = path, repository
+    The mirror of a bead's own home borrows from that of the node, its `lender`, into which it never writes.
+    """
+
+    def __init__(self, path: Path, repository: str, lender: Path | None = None) -> None:
+        self.path, self.repository, self.lender = path, repository, lender
         self._marked = {MARK: str(path)}
 
     def _git(self, *args: str, stdin: bytes | None = None, timeout_s: float = NETWORK_TIMEOUT_S) -> str:
         return git(*args, cwd=self.path, env=self._marked, stdin=stdin, timeout_s=timeout_s)
 
     @classmethod
-    def open(cls, home: Path, rig_id: int, repository: str) -> "Mirror":
+    def open(cls, home: Path, rig_id: int, repository: str, shared_home: Path | None = None) -> "Mirror":
         """The mirror of this rig on this machine, made if missing. No network.
 
         `repository` is a URL or a path. It is given with each command, so a rig whose URL changes needs nothing here.
+        `shared_home`: the node's, if `home` is a bead's own.
         """
-        return cls._at(home.resolve() / "mirrors" / f"{rig_id}.git", repository)
+        name = f"{rig_id}.git"
+        lender = None if shared_home is None else shared_home.resolve() / "mirrors" / name
+        return cls._at(home.resolve() / "mirrors" / name, repository, lender)
 
     @classmethod
-    def _at(cls, path: Path, repository: str) -> "Mirror":
-        mirror = cls(path, absolute(repository))
+    def _at(cls, path: Path, repository: str, lender: Path | None) -> "Mirror":
+        mirror = cls(path, absolute(repository), lender)
         if not path.is_dir():
             path.parent.mkdir(parents=True, exist_ok=True)
             with mirror.locked():
@@ -56,9 +62,9 @@ class Mirror:
 
     def module(self, repository: str) -> "Mirror":
         """The mirror of a submodule, `mirrors/modules/<hash of its address>.git`, made if missing. No network."""
-        modules = self.path.parent if self.path.parent.name == MODULES else self.path.parent / MODULES
-        name = hashlib.sha256(os.fsencode(absolute(repository))).hexdigest()[:24]
-        return self._at(modules / f"{name}.git", repository)
+        name = f"{hashlib.sha256(os.fsencode(absolute(repository))).hexdigest()[:24]}.git"
+        lender = None if self.lender is None else _modules_beside(self.lender) / name
+        return self._at(_modules_beside(self.path) / name, repository, lender)
 
     def _make(self) -> None:
         if self.path.is_dir():
@@ -70,6 +76,8 @@ class Mirror:
         unfinished = self.path.with_suffix(".new")
         shutil.rmtree(unfinished, ignore_errors=True)  # of somebody who died here; we hold the lock
         self.make_bare(unfinished)
+        if self.lender is not None:
+            borrow(unfinished, self.lender)
         unfinished.rename(self.path)
 
     @staticmethod
@@ -243,6 +251,24 @@ class Mirror:
                         raise GitError(what, "fatal: another use of this mirror does not end", None) from None
                     time.sleep(LOCK_POLL_S)
             yield
+
+
+def borrow(path: Path, lender: Path) -> None:
+    """Take the objects of another mirror by reference, and what it knows of the remote, so that little is fetched.
+
+    Without a lender, or with one that is not whole, everything comes from the remote.
+    """
+    if not (lender / "objects").is_dir() or not (lender / "HEAD").is_file():
+        return
+    known = {ref: sha for ref, sha in refs_in(lender).items() if ref.startswith(("refs/remotes/origin/", "refs/tags/"))}
+    (path / "packed-refs").write_bytes(os.fsencode("".join(f"{sha} {ref}\n" for ref, sha in sorted(known.items()))))
+    info = path / "objects" / "info"
+    info.mkdir(exist_ok=True)
+    (info / "alternates").write_bytes(os.fsencode(lender / "objects") + b"\n")
+
+
+def _modules_beside(mirror: Path) -> Path:
+    return mirror.parent if mirror.parent.name == MODULES else mirror.parent / MODULES
 
 
 def _leave_files_out(git_dir: Path) -> None:

@@ -16,7 +16,8 @@ from functools import lru_cache
 from typing import NamedTuple
 
 LINUX = sys.platform.startswith("linux")
-_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36  # linux/prctl.h
+_PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_CHILD_SUBREAPER = 1, 4, 36  # linux/prctl.h
+_PF_FORKNOEXEC = 0x40  # linux/sched.h
 _libc = ctypes.CDLL(None, use_errno=True) if LINUX else None
 
 
@@ -26,6 +27,7 @@ class Process(NamedTuple):
     zombie: bool
     group: int
     started: str  # in the kernel's own unit; compares equal for the same process only
+    executed: bool = True  # False: it was forked, and has not executed a program yet
 
 
 def processes() -> Iterator[Process]:
@@ -131,6 +133,13 @@ def become_subreaper() -> None:
         _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
+def hide() -> None:
+    """Nobody but root may read this process's memory, environment and open files any more. Children that execute a
+    program are not hidden."""
+    if _libc is not None:
+        _libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
+
+
 def die_with(parent: int) -> None:
     """For a child between fork and exec: SIGKILL it when the thread that forked it ends."""
     if _libc is not None:
@@ -151,7 +160,8 @@ def _read_stat(pid: int) -> Process | None:
     if not data:
         return None
     fields = data[data.rfind(b")") + 2 :].split()  # the name before it may hold spaces and brackets
-    return Process(pid, int(fields[1]), fields[0] in b"ZX", int(fields[2]), fields[19].decode())
+    executed = not int(fields[6]) & _PF_FORKNOEXEC
+    return Process(pid, int(fields[1]), fields[0] in b"ZX", int(fields[2]), fields[19].decode(), executed)
 
 
 def _environments(containing: bytes) -> Iterator[tuple[int, dict[bytes, bytes]]]:

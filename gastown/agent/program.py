@@ -15,7 +15,7 @@ from gastown.agent.snapshot import Person
 
 TERM_GRACE_S = 10.0  # between SIGTERM and SIGKILL
 GIT_GRACE_S = 2.0
-EXEC_LOOKS, EXEC_LOOK_S = 5, 0.002
+EXEC_LOOKS, EXEC_LOOK_S, FORK_S = 5, 0.002, 2.0
 _OURS = re.compile(r"(GASTOWN|CELERY|FLOWER)_")
 _PLACEHOLDER = re.compile(r"\{(prompt_file|prompt|script_file)\}")
 
@@ -142,7 +142,7 @@ class Tree:
         """SIGKILL all of it, sessions of its own or not. False: something does not die."""
         return processes.end_all(self._find)
 
-    def reap_orphans(self, program: int) -> None:
+    def reap_orphans(self, program: int | None = None) -> None:
         """Wait for children that were left to us. Ours are waited for at once, so one that is seen twice is no git."""
         now = time.monotonic()
         if now - self._looked_at < self.LOOK_EVERY_S:
@@ -172,12 +172,20 @@ class Tree:
 
 
 def _environment_of(pid: int) -> dict[bytes, bytes]:
-    """In the middle of an exec a process has none for a moment; only one that still has none has cleared it."""
-    for _ in range(EXEC_LOOKS):
-        if found := processes.environment_of(pid):
-            return found
+    """In the middle of an exec a process has none for a moment; only one that still has none has cleared it.
+
+    What a hidden process forked is hidden as well until it executes something: then it is a git of our own, on its way.
+    """
+    deadline, looks = time.monotonic() + FORK_S, 0
+    while not (found := processes.environment_of(pid)):
+        looks += 1
+        process = processes.look(pid)
+        if process is None or time.monotonic() > deadline:
+            break
+        if looks >= EXEC_LOOKS and (process.executed or process.parent != os.getpid()):
+            break
         time.sleep(EXEC_LOOK_S)
-    return {}
+    return found
 
 
 def _why(program: str, error: Exception) -> str:

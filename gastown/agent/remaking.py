@@ -45,6 +45,8 @@ def is_damaged(mirror: "Mirror", error: GitError) -> bool:
 def remake(mirror: "Mirror") -> Path:
     """Replace it; the caller holds its lock. Where the old one is now. Raises GitError and OSError.
 
+    The new one borrows from nobody: maybe it is the lender that is damaged.
+
     Killed at any point, there is the old one, or a complete new one that `Mirror.open` finds.
     """
     path = mirror.path
@@ -58,7 +60,8 @@ def remake(mirror: "Mirror") -> Path:
     # just sent, its copies come first.
     mirror.make_bare(view)
     (view / "objects" / "info").mkdir(exist_ok=True)
-    lenders = b"".join(os.fsencode(each / "objects") + b"\n" for each in (made, path))
+    old = [] if mirror.lender is None else sorted(mirror.lender.parent.glob(f"{mirror.lender.stem}.damaged-*"))
+    lenders = b"".join(os.fsencode(each / "objects") + b"\n" for each in (made, path, *old))
     (view / "objects" / "info" / "alternates").write_bytes(lenders)
     (view / "packed-refs").write_bytes(os.fsencode("".join(f"{sha} {ref}\n" for ref, sha in sorted(wanted.items()))))
     lost = _take(made, str(view), list(wanted))

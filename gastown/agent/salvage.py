@@ -1,5 +1,6 @@
 """What earlier attempts on a bead left on this node: their processes end, their work is kept, their worktrees go."""
 
+import fcntl
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +24,27 @@ def end_earlier(home: Path, bead_id: str, epoch: int) -> bool:
         ]
 
     return processes.end_all(find)
+
+
+def at_work(home: Path, dispatch_id: str) -> str | None:
+    """Another attempt whose supervisor lives, of those in this home; also one in another container.
+
+    For the home of a single bead: all attempts in it but one are over, or superseded and about to end.
+    """
+    for lock in (home / "runs").glob("*/lock"):
+        if lock.parent.name == dispatch_id:
+            continue
+        try:
+            descriptor = os.open(lock, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        except OSError:
+            continue
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return lock.parent.name
+        finally:
+            os.close(descriptor)
+    return None
 
 
 def salvage(

@@ -1,14 +1,12 @@
 """The attempt from its first heartbeat to its exit code. Read `run` and `_attempt` first."""
 
-import contextlib
-import os
 import shutil
 import threading
 import time
 from dataclasses import replace
 from pathlib import Path
 
-from gastown.agent import processes
+from gastown.agent import journal, processes
 from gastown.agent.announced import Announced
 from gastown.agent.client import Client, Denied, Fenced, GaveUp, Rejected
 from gastown.agent.failures import Failed, ending, plain, printable
@@ -30,7 +28,7 @@ from gastown.agent.protocol import FENCED_EXIT, Assignment, Checkpoint, Done, La
 from gastown.agent.pushes import Pushes
 from gastown.agent.relay import Relay, install_command
 from gastown.agent.runs import SELF, RunFiles
-from gastown.agent.salvage import end_earlier, salvage
+from gastown.agent.salvage import at_work, end_earlier, salvage
 from gastown.agent.setup import Setup
 from gastown.agent.signals import Interrupted, Signals
 from gastown.agent.starting import fetch, starting_point
@@ -40,6 +38,7 @@ from gastown.agent.workspace import TwoResults, Workspace
 OK_EXIT, INTERNAL_EXIT = 0, 1
 STOP_REPORT_S = 5.0  # for the report of an attempt that is stopped: somebody waits for it to end
 LOGS_S, LATE_LOGS_S = 5.0, 120.0  # for the last output to arrive before `done`, and after it
+EARLIER_S = 60.0  # for a superseded attempt in another container to hear of it, save its work and end
 CANDIDATE_PUSH_S, WIP_PUSH_S, STOPPED_PUSH_S = 120.0, 30.0, 3.0  # for the remote to take what the mirror has
 
 
@@ -56,8 +55,8 @@ class Supervision:
         self.spool = Spool(files.spool)
         self.client = self._new_client()
         self.announced = Announced()
-        self.relay = Relay(files.socket, self._new_client(), self.announced, self._fence, self.log)
-        self.heart = Heart(self._new_client(), self.announced, self._fence, self.signals.ask, self.log)
+        self.relay = Relay(files.socket, self._new_client(), self.announced, self._fence, journal.note)
+        self.heart = Heart(self._new_client(), self.announced, self._fence, self.signals.ask, journal.note)
         self.announced.on_news = self.heart.tell
         self.heart.output_total = lambda: self.spool.total
         self.sender = Sender(self.spool, self._new_client(), self._fence)
@@ -76,9 +75,9 @@ class Supervision:
         self.relay.start()
         done = self._attempt()
         if self.signals.fenced:
-            self.log("superseded: the work is saved, nothing is reported")
+            journal.note("superseded: the work is saved, nothing is reported")
         elif not self._report(done):
-            self.log(f"could not report {done.outcome}")
+            journal.note(f"could not report {done.outcome}")
         self._clean_up()
         return FENCED_EXIT if self.signals.fenced else self._exit
 
@@ -101,11 +100,11 @@ class Supervision:
         except Failed as error:
             done = Done(outcome="failed", code=error.code, message=str(error), exit_code=error.exit_code)
         except (GitError, OSError) as error:
-            self.log(str(error))
+            journal.note(str(error))
             message = error.reason if isinstance(error, GitError) else str(error)
             done = Done(outcome="failed", code="workspace_failed", message=message)
         except Denied as error:
-            self.log(f"{error}: this attempt's token is not accepted")
+            journal.note(f"{error}: this attempt's token is not accepted")
             done = Done(outcome="failed", code="workspace_failed", message=str(error))
         except (Interrupted, GaveUp, Fenced):
             code, reason = self.signals.asked or ("drained", "stopped on request")
@@ -113,7 +112,7 @@ class Supervision:
         except Exception as error:  # noqa: BLE001 - whatever it is, the town must hear of it
             import traceback  # rarely needed, and 10 ms on the way to every agent
 
-            self.log(traceback.format_exc())
+            journal.note(traceback.format_exc())
             message = f"the supervisor failed: {type(error).__name__}: {error}"
             done = Done(outcome="failed", code="workspace_failed", message=message)
             self._exit = INTERNAL_EXIT
@@ -135,9 +134,12 @@ class Supervision:
     def _make_workspace(self) -> None:
         given = self.assignment
         end_earlier(self.home, given.bead_id, given.epoch)
-        mirror = Mirror.open(self.home, given.rig_id, given.repository)
-        self.pushes = Pushes(mirror, self.log)
-        for ref in salvage(self.home, mirror, given.bead_id, given.epoch, person_of(given), self.log):
+        shared_home = Path(self.launch.shared_home) if self.launch.shared_home else None
+        if shared_home is not None:
+            self._wait_for_earlier()
+        mirror = Mirror.open(self.home, given.rig_id, given.repository, shared_home)
+        self.pushes = Pushes(mirror, journal.note)
+        for ref in salvage(self.home, mirror, given.bead_id, given.epoch, person_of(given), journal.note):
             self.pushes.start(ref)
         fetch(mirror, given.bead_id, given.previous_epochs, given.base, given.base_ref)
         branch, target = target_of(mirror, given)
@@ -145,6 +147,15 @@ class Supervision:
         workspace = Workspace(self.home, mirror, given.bead_id, given.epoch, person_of(given), self.spool.note)
         workspace.make(branch, target, start)
         self.workspace, self.heart.worktree = workspace, workspace.path
+
+    def _wait_for_earlier(self) -> None:
+        """Its processes cannot be seen from here; two at one bead's files would each undo what the other writes."""
+        deadline = time.monotonic() + EARLIER_S
+        while (other := at_work(self.home, self.launch.dispatch_id)) is not None:
+            if time.monotonic() > deadline:
+                words = f"attempt {other} was superseded, and its container still runs on this machine"
+                raise Failed("workspace_failed", f"{words}; stop it: docker stop gastown-{other}")
+            self.signals.wait(0.2)
 
     def _work(self) -> None:
         """Set-up, then the agent. Returns when the agent says that it is done."""
@@ -185,7 +196,7 @@ class Supervision:
         try:
             commands = install_command(self.home)
         except OSError as error:
-            self.log(f"the agent will not find `gastown`: {error}")
+            journal.note(f"the agent will not find `gastown`: {error}")
             commands = None
         own = {SELF: str(self.files.socket)} if self.relay.listens else {}
         return environment_for(self.assignment, self.launch, self.files, commands) | own
@@ -195,13 +206,18 @@ class Supervision:
         if not setup.needed():
             return
         self.heart.phase = "setup"
-        result = setup.run(environment, lambda: self.signals.ending, self.spool.add)
+        result = setup.run(environment, self._tidying, self.spool.add)
         if self.signals.ending:
             raise Interrupted
         if result.exit_code != 0:
             how = "ran out of time" if result.exit_code is None else ending("it", result.exit_code)
             tail = last_lines(result.output.decode(errors="replace").strip(), 2048)
             raise Failed("setup_failed", f"setup `{self.assignment.setup}`: {how}\n{tail}".strip(), result.exit_code)
+
+    def _tidying(self) -> bool:
+        """Whether the attempt is to end; asked often while set-up runs, which may leave orphans."""
+        self.tree.reap_orphans()
+        return self.signals.ending
 
     def _watch(self, program: Program) -> None:
         """Until the agent ends or is to end. Nothing is polled: a signal wakes the wait."""
@@ -228,7 +244,7 @@ class Supervision:
         except Fenced:
             self._fence()
         except (Denied, GaveUp) as error:
-            self.log(f"checkpoint {sha} was not reported: {error}")
+            journal.note(f"checkpoint {sha} was not reported: {error}")
         finally:
             client.close()
 
@@ -258,7 +274,7 @@ class Supervision:
             self._safe = True
         except (GitError, OSError) as error:
             self._safe = False
-            self.log(f"the work could not be saved, so it stays in {self.workspace.path}: {error}")
+            journal.note(f"the work could not be saved, so it stays in {self.workspace.path}: {error}")
             self.spool.note(f"the work could not be saved, so it stays in {self.workspace.path}")
         return self.workspace.wip_sha
 
@@ -267,7 +283,7 @@ class Supervision:
         done, refused = printable(done), False
         self._wait_for_pushes(done)
         if self.spool.trouble:
-            self.log(f"output was lost: {self.spool.trouble}")
+            journal.note(f"output was lost: {self.spool.trouble}")
         self.spool.close()
         self.sender.finish(LOGS_S)
         self._reporting = True  # from here on the answer to `done` decides whether we are fenced
@@ -286,11 +302,11 @@ class Supervision:
             except Fenced:
                 self.signals.fenced = True
             except Denied as error:
-                self.log(f"{error}: this attempt's token is not accepted; its work is saved")
+                journal.note(f"{error}: this attempt's token is not accepted; its work is saved")
                 self._exit = INTERNAL_EXIT
                 return False
             except Rejected as error:
-                self.log(f"{error}: {'so it stays unreported' if refused else 'trying once more, in fewer words'}")
+                journal.note(f"{error}: {'so it stays unreported' if refused else 'trying once more, in fewer words'}")
                 if refused:
                     self._exit = INTERNAL_EXIT
                     return False
@@ -323,7 +339,7 @@ class Supervision:
             if self.workspace is not None and self._safe and self.workspace.path.is_dir():
                 self.workspace.remove()
         except (GitError, OSError) as error:
-            self.log(f"the worktree stays: {error}")
+            journal.note(f"the worktree stays: {error}")
         shutil.rmtree(self.files.tmp, ignore_errors=True)
         self.tree.end_everything()
         if not self.sender.is_alive():
@@ -337,13 +353,7 @@ class Supervision:
     def _complain(self, error: Exception) -> None:
         if str(error) != self._complained:
             self._complained = str(error)
-            self.log(f"{error}; trying again until it is answered")
+            journal.note(f"{error}; trying again until it is answered")
 
     def _new_client(self) -> Client:
         return Client(self.launch.api_url, self.launch.token)
-
-    @staticmethod
-    def log(text: str) -> None:
-        stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        with contextlib.suppress(OSError):  # a full disk; and sys.stderr would keep the line, and fail again at the end
-            os.write(2, f"{stamp} {text.rstrip()}\n".encode(errors="backslashreplace"))
