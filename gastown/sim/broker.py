@@ -49,13 +49,13 @@ class SimBroker:
         self.up = True
         self.queues: dict[str, list[Message]] = {}
 
-    def send_task(self, name: str, args: Any = (), queue: str = "control", expires: float = 60.0, **_: Any) -> None:
+    def send_task(self, name: str, args: Any = (), queue: Any = "control", expires: float = 60.0, **_: Any) -> None:
         chosen = self.stage.pause(f"publishes {SHORT[name]}", (PUBLISHED, LOST))
         if not self.up:
             raise OperationalError("the broker is away")
         self.on_publish(name, tuple(args))
         if chosen != LOST.name:
-            self.put(name, tuple(args), queue, expires)
+            self.put(name, tuple(args), getattr(queue, "name", queue), expires)
 
     @contextmanager
     def producer_or_acquire(self, *_: Any) -> Iterator[Any]:
