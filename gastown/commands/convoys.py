@@ -37,6 +37,7 @@ def create(
     Refused for a name that another convoy has, for beads that cannot be members, and for cycles.
     """
     check_name(name)
+    convoys.reserve_name(session, town_id, name)
     lock_beads(session, {*bead_ids, *convoys.dependants_of(session, bead_ids)})
     convoy = convoys.make_convoy(session, town_id, name, mode, actor)
     made = [] if plan is None else sling_plan(session, town_id, plan, rigs or {}, agents or {}, "", actor)

@@ -6,7 +6,7 @@ The lock of a convoy's row comes after those of beads. Whoever changes what its 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import delete, select, text, update
+from sqlalchemy import delete, func, select, text, update
 from sqlalchemy.orm import Session
 
 from gastown.db import gastown_now
@@ -16,6 +16,7 @@ from gastown.states import PRIORITIES, RELEASING, TERMINAL, BeadStatus, ConvoyMo
 from gastown.store import beads, branches, draws
 from gastown.store.moves import lock_beads, move, record, set_beads, wake
 
+NAME_LOCKS = 7_272  # the advisory lock class of names; the second key is made of the town and the name
 CONVOY_TYPE = "convoy"  # of landing beads
 MAKING = (ConvoyStatus.STAGED, ConvoyStatus.OPEN, ConvoyStatus.LANDING)  # what it makes is not complete yet
 
@@ -37,14 +38,22 @@ def find(session: Session, town_id: int, key: str) -> Convoy:
     return candidates[0]
 
 
-def make_convoy(session: Session, town_id: int, name: str, mode: ConvoyMode, actor: str) -> Convoy:
-    """Staged, and empty. Raises Refused when an unfinished one has this name."""
+def reserve_name(session: Session, town_id: int, name: str) -> None:
+    """Until the transaction ends nobody else makes a convoy of this name. Comes before any row is locked.
+
+    Raises Refused when an unfinished one has it.
+    """
+    session.execute(select(func.pg_advisory_xact_lock(NAME_LOCKS, func.hashtext(f"{town_id} {name}"))))
     taken = select(Convoy.id).where(
         Convoy.town_id == town_id, Convoy.name == name, Convoy.status != ConvoyStatus.CLOSED
     )
     other = session.scalar(taken.limit(1))
     if other is not None:
         raise Refused(f"convoy {other} has the name {name}, and is not closed", hint=f"gastown convoy show {other}")
+
+
+def make_convoy(session: Session, town_id: int, name: str, mode: ConvoyMode, actor: str) -> Convoy:
+    """Staged, and empty. Its name is reserved."""
     statement = text("""
         INSERT INTO convoys (id, town_id, name, mode) VALUES (:id, :town_id, :name, :mode)
         ON CONFLICT (id) DO NOTHING RETURNING id""")

@@ -454,6 +454,17 @@ def test_resync_finds_each_landing_that_nobody_woke(town_id: int, reason: str) -
         assert resync.wake_for(session, reason) == 0
 
 
+def test_two_at_once_do_not_get_one_name(town_id: int) -> None:
+    one, two = they.members(2)
+    with pytest.raises(Refused, match="has the name auth, and is not closed"):
+        race(
+            lambda session: convoys.create(session, town_id, "auth", bead_ids=[one]),
+            lambda session: convoys.create(session, town_id, "auth", bead_ids=[two]),
+        )
+    assert they.bead(two).convoy_id is None
+    assert ask(convoys.create, town_id, "docs", bead_ids=[two])
+
+
 def held_landing(town_id: int) -> tuple[str, Bead, list[str]]:
     """A convoy whose landing a gate was red on, and which an agent is to mend."""
     bead_ids = they.members(2)
