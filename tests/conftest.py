@@ -16,6 +16,7 @@ from sqlalchemy import Connection, event, make_url
 from gastown.embedded import postgres, redis
 
 pytest.register_assert_rewrite("tests.checks", "tests.ticks", "tests.races")
+pytest_plugins = ["tests.docker.plugin"]  # what the marker `docker` means, and the images
 pytest_plugins = ["tests.tables"]
 
 DEVELOPERS_OWN = ("GASTOWN_", "PG", "GIT_", "XDG_")
