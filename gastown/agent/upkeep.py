@@ -53,7 +53,8 @@ def is_due(mirror: Mirror, home: Path) -> bool:
     dropped, pruned = mirror.path / "gastown-dropped", mirror.path / "gastown-pruned"
     if not dropped.exists() or (pruned.exists() and time.time() - pruned.stat().st_mtime < PRUNE_EVERY_DAYS * DAY_S):
         return False
-    return not any(_borrows_for_long(clone, mirror) for clone in [*home.glob("work/*/*"), *home.glob("merges/*/*")])
+    clones = [each / ".git" for each in (*home.glob("work/*/*"), *home.glob("merges/*/*"))]
+    return not any(_borrows_for_long(each, mirror) for each in (*clones, *home.glob("beads/*/mirrors/*.git")))
 
 
 def prune(mirror: Mirror, keep_days: float = KEEP_DAYS) -> None:
@@ -67,9 +68,9 @@ def prune(mirror: Mirror, keep_days: float = KEEP_DAYS) -> None:
     (mirror.path / "gastown-pruned").touch()
 
 
-def _borrows_for_long(clone: Path, mirror: Mirror) -> bool:
-    """A younger clone began from what a ref reached, so nothing that it needs has been set aside for so long."""
-    lender = clone / ".git" / "objects" / "info" / "alternates"
+def _borrows_for_long(git_dir: Path, mirror: Mirror) -> bool:
+    """What a younger one needs was reached by a ref when it took it, so none of that has been set aside for so long."""
+    lender = git_dir / "objects" / "info" / "alternates"
     try:
         borrowed = os.fsencode(mirror.path) in lender.read_bytes()
         return borrowed and time.time() - lender.stat().st_mtime > (KEEP_DAYS - 1) * DAY_S

@@ -1,0 +1,236 @@
+"""The supervisor as the first process of a container: what is different from one that detaches itself."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from gastown.agent import launch, processes, upkeep
+from gastown.agent.mirror import Mirror
+from gastown.agent.salvage import at_work
+from tests.agent.containers import COMMAND, ENVIRONMENT, Foreground, home_of, launch_of, run_here
+from tests.agent.town import Town, eventually, git
+
+AS_FIRST = ("unshare", "--user", "--map-root-user", "--pid", "--fork", "--kill-child", "--mount-proc")
+
+
+def test_the_exit_code_is_the_supervisors_and_the_log_is_in_both_places(town: Town) -> None:
+    attempt = town.sling("echo precious > work.txt; echo up; sleep 300")
+    with Foreground(town, attempt) as supervisor:
+        town.wait_output(attempt, b"up")
+        attempt.fenced = True
+        code, said = supervisor.wait()
+    assert code == 75
+    assert supervisor.files.exit_code() == 75
+    assert "superseded" in said
+    assert supervisor.files.log.read_text() == said
+    mirror = supervisor.home / "mirrors" / "7.git"
+    assert git("show", "refs/gastown/wip/gt-1/1:work.txt", cwd=mirror) == "precious"
+
+
+def test_a_stop_is_heard(town: Town) -> None:
+    attempt = town.sling("echo precious > work.txt; echo up; sleep 300")
+    with Foreground(town, attempt) as supervisor:
+        town.wait_output(attempt, b"up")
+        supervisor.process.send_signal(signal.SIGTERM)
+        assert supervisor.wait()[0] == 0
+    assert attempt.done is not None
+    assert (attempt.done["outcome"], attempt.done["code"]) == ("stopped", "drained")
+    assert attempt.done["wip_sha"]
+
+
+@pytest.mark.parametrize("launched", [b"", b"{", b'{"dispatch_id": "x"}'])
+def test_without_a_launch_it_refuses(launched: bytes) -> None:
+    done = subprocess.run(COMMAND, env=ENVIRONMENT, input=launched, capture_output=True, timeout=30, check=False)
+    assert done.returncode == launch.REFUSED
+    assert b"no launch came" in done.stderr
+
+
+def test_a_name_is_started_once(town: Town) -> None:
+    attempt, code = run_here(town, "echo said")
+    assert code == 0
+    with Foreground(town, attempt) as again:
+        code, said = again.wait()
+    assert code == launch.REFUSED
+    assert "was started before" in said
+    assert attempt.output == b"said\n"
+
+
+def test_a_stop_before_the_launch_ends_it(tmp_path: Path) -> None:
+    waiting = subprocess.Popen(COMMAND, env=ENVIRONMENT, stdin=subprocess.PIPE)
+    try:
+        status = Path(f"/proc/{waiting.pid}/status")
+        caught = 1 << (signal.SIGTERM - 1)
+        eventually(lambda: int(status.read_text().split("SigCgt:")[1].split()[0], 16) & caught, what="a handler")
+        waiting.send_signal(signal.SIGTERM)
+        assert waiting.wait(20) == 128 + signal.SIGTERM
+    finally:
+        waiting.kill()
+        waiting.communicate(timeout=20)
+
+
+def test_as_process_1_it_reaps_what_is_left_to_it(town: Town) -> None:
+    """Orphans of the agent count against the container's processes until somebody waits for them."""
+    if subprocess.run([*AS_FIRST, "true"], capture_output=True, timeout=20, check=False).returncode != 0:
+        pytest.skip("this machine lets nobody make a user namespace")
+    script = "for n in 1 2 3 4 5; do (sh -c 'true' &) ; done; echo $PPID; echo up; sleep 300"
+    attempt = town.sling(script)
+    with Foreground(town, attempt, before=AS_FIRST) as supervisor:
+        town.wait_output(attempt, b"up")
+        assert attempt.output.split()[0] == b"1"
+        below = supervisor.process.pid
+        (first,) = (each.pid for each in processes.processes() if each.parent == below)
+        eventually(lambda: not [each for each in processes.processes() if each.parent == first and each.zombie])
+        processes.send(first, signal.SIGTERM)
+        assert supervisor.wait()[0] == 0
+    assert attempt.done is not None
+    assert attempt.done["outcome"] == "stopped"
+
+
+def test_an_agent_of_the_same_user_cannot_look_into_it(town: Town, tmp_path: Path) -> None:
+    """S75. The token is in the supervisor's memory; its environment never had it, and is closed as well."""
+    user = ("setpriv", "--reuid=1000", "--regid=1000", "--clear-groups", "--inh-caps=-all", "--no-new-privs")
+    as_root = os.geteuid() == 0
+    attempt = town.sling(
+        'for f in environ mem maps fd/0; do cat /proc/$PPID/$f > /dev/null 2>&1 && echo "read $f"; done;'
+        "ls /proc/$PPID/fd > /dev/null 2>&1 && echo listed; cat /proc/$$/environ > /dev/null && echo own; echo over"
+    )
+    home = home_of(town, attempt)
+    if as_root:
+        _let_others_through(tmp_path)
+        for path in (home, town.repository, *town.repository.rglob("*")):
+            os.chown(path, 1000, 1000)
+    with Foreground(town, attempt, before=user if as_root else ()) as supervisor:
+        code, said = supervisor.wait()
+    assert (code, attempt.output) == (0, b"own\nover\n"), said
+
+
+def _let_others_through(folder: Path) -> None:
+    for each in (folder, *folder.parents):
+        if each != Path("/") and not each.stat().st_mode & 0o001:
+            each.chmod(each.stat().st_mode | 0o011)
+
+
+def test_it_waits_for_an_earlier_attempt_that_still_has_the_home(town: Town) -> None:
+    first = town.sling("echo one > work.txt; echo up; sleep 300")
+    second = town.sling("cat work.txt", epoch=2)
+    with Foreground(town, first) as earlier:
+        town.wait_output(first, b"up")
+        with Foreground(town, second) as later:
+            town.wait_phase(second, "workspace")
+            assert at_work(home_of(town, first), second.name) == first.name
+            assert not second.done
+            assert earlier.process.poll() is None
+            first.fenced = True
+            assert earlier.wait()[0] == 75
+            assert later.wait()[0] == 0
+    assert second.output == b"one\n"
+    assert at_work(home_of(town, first), "") is None
+
+
+class TestBorrowing:
+    """The bead's mirror takes the objects of the node's by reference, and writes nothing there."""
+
+    @pytest.fixture
+    def node(self, town: Town) -> Mirror:
+        mirror = Mirror.open(town.home, 7, str(town.repository))
+        mirror.fetch()
+        return mirror
+
+    @staticmethod
+    def objects(mirror: Path) -> list[Path]:
+        return [path for path in (mirror / "objects").rglob("*") if path.is_file() and "info" not in path.parts]
+
+    def test_nothing_that_the_node_has_is_fetched_or_written(self, town: Town, node: Mirror, tmp_path: Path) -> None:
+        before = _content(node.path)
+        attempt, code = run_here(town, "ls")
+        assert (code, attempt.output) == (0, b"README\n")
+        own = home_of(town, attempt) / "mirrors" / "7.git"
+        assert self.objects(own) == []
+        assert _content(node.path) == before
+
+    def test_what_is_new_on_the_remote_is_fetched_here(self, town: Town, node: Mirror) -> None:
+        before = _content(node.path)
+        work = town.repository.with_name("origin.git.work")
+        (work / "README").write_text("changed\n")
+        git("commit", "-qam", "second", cwd=work)
+        git("push", "-q", str(town.repository), "main", cwd=work)
+        attempt, _ = run_here(town, "cat README; echo mine > new.txt")
+        assert attempt.output == b"changed\n"
+        assert attempt.done is not None
+        assert (
+            git("show", f"{attempt.done['head_sha']}:new.txt", cwd=home_of(town, attempt) / "mirrors/7.git") == "mine"
+        )
+        assert _content(node.path) == before
+
+    @pytest.mark.parametrize("how", ["missing", "no objects", "half a pack", "no objects, later", "refs to nothing"])
+    def test_a_node_mirror_that_is_not_whole_means_a_plain_fetch(self, town: Town, node: Mirror, how: str) -> None:
+        if how == "missing":
+            shutil.rmtree(node.path)
+        elif how == "no objects":
+            shutil.rmtree(node.path / "objects")
+        elif how == "half a pack":
+            node._git("repack", "-adq")
+            (pack,) = (node.path / "objects" / "pack").glob("*.pack")
+            pack.chmod(0o644)
+            os.truncate(pack, pack.stat().st_size // 2)
+        elif how == "refs to nothing":
+            (node.path / "refs" / "remotes" / "origin" / "odd").write_text("a" * 40 + "\n")
+        else:
+            assert run_here(town, "true", epoch=1)[1] == 0
+            for path in self.objects(node.path):
+                path.chmod(0o644)
+                path.write_bytes(b"")
+        attempt, code = run_here(town, "cat README; echo mine > new.txt", epoch=2)
+        assert (code, attempt.output) == (0, b"hello\n"), home_of(town, attempt)
+        assert attempt.done is not None
+        assert attempt.done["outcome"] == "succeeded"
+
+    def test_no_packing_of_the_node_takes_away_what_is_borrowed(self, town: Town, node: Mirror) -> None:
+        """Also when the remote has rewritten its branch, so that no ref of the node reaches the work's base any more."""
+        attempt, _ = run_here(town, "echo mine > new.txt")
+        assert attempt.done is not None
+        base, head = attempt.done["base_sha"], attempt.done["head_sha"]
+        own = home_of(town, attempt) / "mirrors" / "7.git"
+        rewritten = git("commit-tree", f"{base}^{{tree}}", "-m", "rewritten", cwd=town.repository)
+        git("update-ref", "refs/heads/main", rewritten, cwd=town.repository)
+        node.fetch()
+        assert node.target("main") == rewritten
+        for folder in (node.path / "objects").rglob("*"):
+            os.utime(folder, (0, 0))
+        upkeep.repack(node)
+        upkeep.prune(node)
+        git("rev-list", "--objects", "--quiet", head, cwd=own)
+        git("fsck", "--full", cwd=own)
+        upkeep.note_dropped(node)
+        (node.path / "gastown-pruned").unlink()
+        assert upkeep.is_due(node, town.home)
+        os.utime(own / "objects" / "info" / "alternates", (0, 0))
+        assert not upkeep.is_due(node, town.home), (
+            "it has been borrowed from for as long as what nobody reaches is kept"
+        )
+
+    def test_the_lock_and_refs_of_the_node_are_not_needed_for_writing(self, town: Town, node: Mirror) -> None:
+        """A container sees them read-only."""
+        if os.geteuid() != 0:
+            for folder, _, names in os.walk(node.path, topdown=False):
+                for name in (*names, "."):
+                    os.chmod(Path(folder, name), 0o555 if name == "." else 0o444)
+        assert run_here(town, "true")[1] == 0
+        for folder, _, _ in os.walk(node.path):
+            os.chmod(folder, 0o755)
+
+    def test_its_launch_is_no_secret_to_whom_it_is_shown(self, town: Town) -> None:
+        attempt = town.sling("")
+        shown = repr(launch_of(town, attempt, git_token="of-git"))
+        assert "of-git" not in shown
+        assert attempt.token not in shown
+        assert json.loads(json.dumps(launch_of(town, attempt).to_json()))["shared_home"] == str(town.home)
+
+
+def _content(folder: Path) -> dict[str, bytes]:
+    return {str(path): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
