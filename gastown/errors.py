@@ -13,6 +13,7 @@ GastownError
 │   └── StackUnavailable
 └── PermanentError                the same again fails again
     ├── StartRefused
+    │   └── StartMisconfigured
     ├── GitFailed
     ├── SetupFailed
     └── SchemaTooNew
@@ -79,6 +80,10 @@ class PermanentError(GastownError):
 
 class StartRefused(PermanentError):
     """The runtime can prove that nothing was started."""
+
+
+class StartMisconfigured(StartRefused):
+    """Nor will anything start, until a person has put the set-up right: an image, a network, a mount."""
 
 
 class GitFailed(PermanentError):

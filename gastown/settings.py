@@ -18,10 +18,24 @@ from gastown.errors import UsageError
 from gastown.reconcile.policy import Policy
 
 DEFAULT_HOME = "~/.gastown"
+HOST_ALIAS = "host.docker.internal"  # what a container calls the machine that it runs on
 SOCKET_PATH_BYTES = 90  # a Unix socket path holds 107 bytes; Postgres appends /.s.PGSQL.5432
 # set for attempts and by the demo, so not settings and not misspelt ones either
 NOT_SETTINGS = frozenset(
-    {"home", "dispatch", "bead", "epoch", "agent", "self", "place", "role", "cache", "command", "faults"}
+    {
+        "home",
+        "dispatch",
+        "bead",
+        "epoch",
+        "agent",
+        "self",
+        "place",
+        "role",
+        "cache",
+        "command",
+        "faults",
+        "containerised",
+    }
 )
 
 
@@ -53,7 +67,9 @@ class DockerSettings(BaseModel):
 
     url: str | None = Field(None, description="of the engine; default: DOCKER_HOST, else its socket on this machine")
     user: str | None = Field(
-        None, description="UID:GID of containers; default: that of the worker, or 1000:1000 as root"
+        None,
+        pattern=r"^\d+(:\d+)?$",
+        description="UID:GID of containers; default: that of the worker, or 1000:1000 as root",
     )
     container: dict[str, Any] = Field(default_factory=dict, description="of attempts and gates: image, network, limits")
 
@@ -154,6 +170,12 @@ class Settings(BaseSettings):
     @property
     def agent_url(self) -> str:
         return self.api.agent_url or f"http://{self.api.bind}"
+
+    def agent_url_from(self, runtime: str, network: str) -> str:
+        """The API as an attempt reaches it from where this runtime puts it, in a network of this name."""
+        if runtime != "docker" or self.api.agent_url is not None:
+            return self.agent_url
+        return f"http://{'127.0.0.1' if network == 'host' else HOST_ALIAS}:{self.api.port}"
 
 
 def _number(text: str) -> Any:

@@ -212,6 +212,7 @@ class FailureCode(StrEnum):
     COMMAND_NOT_FOUND = "command_not_found"
     REPOSITORY_EMPTY = "repository_empty"
     BRANCH_MISSING = "branch_missing"
+    CONTAINER_UNUSABLE = "container_unusable"  # its image, network or mounts are not there, or not right
     PRESET_UNUSABLE = "preset_unusable"  # gone or wrong since the bead was slung
     AUTH_FAILED = "auth_failed"  # the provider does not know the agent's login, or not any more
     RATE_LIMITED = "rate_limited"
@@ -230,6 +231,7 @@ _CLASS_OF = {
     FailureCode.COMMAND_NOT_FOUND: FailureClass.CONFIG,
     FailureCode.REPOSITORY_EMPTY: FailureClass.CONFIG,
     FailureCode.BRANCH_MISSING: FailureClass.CONFIG,
+    FailureCode.CONTAINER_UNUSABLE: FailureClass.CONFIG,
     FailureCode.PRESET_UNUSABLE: FailureClass.CONFIG,
     FailureCode.AUTH_FAILED: FailureClass.AUTH,
     FailureCode.RATE_LIMITED: FailureClass.RATE_LIMIT,

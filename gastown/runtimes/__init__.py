@@ -18,6 +18,7 @@ class RunSpec:
     api_url: str  # as reachable from where the attempt runs
     token: str = field(repr=False)  # reaches the supervisor by a pipe, never by argv or environment
     rig_id: int = 0  # whose mirror it may read
+    reads: tuple[Path, ...] = ()  # what else of this machine: a repository that is a folder
     container: Container = field(default_factory=Container)  # for runtimes that make one
 
 
@@ -26,7 +27,7 @@ class Handle:
     """Where an attempt runs, for people and logs."""
 
     name: str
-    pid: int
+    pid: int | None = None  # None: it has none on this machine
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,8 @@ class CommandSpec:
     timeout_s: float = 1800.0  # DESIGN 3: a gate has 30 minutes
     max_output_bytes: int = 10 * 1024 * 1024  # DESIGN 6; the head and the tail are kept
     container: Container = field(default_factory=Container)  # for runtimes that make one
+    writable: tuple[Path, ...] = ()  # besides `cwd`; a runtime that isolates shows it nothing else of the machine
+    readable: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -69,7 +72,8 @@ class Runtime(Protocol):
     def start(self, spec: RunSpec) -> Handle | None:
         """Start it, or return the handle of the one already started under this name. None: refused.
 
-        Raises StartRefused when it is certain that nothing started, RuntimeUnavailable when that is not known.
+        Raises StartRefused when it is certain that nothing started (StartMisconfigured: and that nothing will, until a
+        person has put something right), RuntimeUnavailable when that is not known.
         """
 
     def inspect(self, name: str) -> Status:
@@ -79,7 +83,7 @@ class Runtime(Protocol):
         """Ask nicely, then insist; returns when nothing of it runs. Stopping what is gone is a success."""
 
     def list_names(self) -> list[str]:
-        """The attempts of which anything still runs."""
+        """The attempts of which anything is left: whatever runs, and what only `stop` removes."""
 
     def run(self, spec: CommandSpec, *, should_stop: Callable[[], bool] | None = None) -> CommandResult:
         """Run a command to its end in a tree of its own, all of which is gone when this returns.

@@ -1,0 +1,92 @@
+"""Whether an image can run an attempt: it is there, or can be had in time, and has the supervisor in it."""
+
+from typing import Any
+
+from gastown.agent.protocol import PROTOCOL
+from gastown.errors import RuntimeUnavailable, StartMisconfigured, StartRefused
+from gastown.runtimes.docker_engine import Engine, EngineDown, EngineSaid, unexpected
+from gastown.runtimes.docker_making import SUPERVISOR
+
+PULL_S = 40.0  # a start may take 60 s
+SPOKEN = (PROTOCOL, PROTOCOL - 1)  # the API serves both: attempts outlive an upgrade
+
+
+def require(engine: Engine, image: str | None, *, supervised: bool) -> str:
+    """The id of the image, pulled if it is not there. `supervised`: it has to have a supervisor that we understand.
+
+    Raises StartMisconfigured for what a person has to put right, StartRefused for what may be had later.
+    """
+    if image is None:
+        raise StartMisconfigured(
+            "no image is set for its containers",
+            hint="gastown rig set RIG --image IMAGE, or docker.container.image in the node's settings",
+        )
+    try:
+        found = _look(engine, image)
+        if found is None:
+            _pull(engine, image)
+            found = _look(engine, image)
+    except RuntimeUnavailable as error:
+        raise StartRefused(str(error), hint=error.hint) from error
+    if found is None:
+        raise _missing(image, "it was pulled, and is gone again")
+    if supervised:
+        _check_supervisor(image, found)
+    return str(found["Id"])
+
+
+def _look(engine: Engine, image: str) -> dict[str, Any] | None:
+    try:
+        with engine.asked(f"look at the image {image}") as client:
+            return dict(client.inspect_image(image))
+    except EngineSaid as said:
+        if said.gone:
+            return None
+        if said.status == 400:
+            raise StartMisconfigured(f"{image!r} is no image: {said.words}", hint=_hint(image)) from said
+        raise unexpected(said, f"look at the image {image}") from said
+
+
+def _pull(engine: Engine, image: str) -> None:
+    """Once, in the time that a start has: what takes longer is not for a start to wait for."""
+    patient = engine.with_timeout(PULL_S)
+    name, _, tag = image.partition("@") if "@" in image else image.rpartition(":")
+    if not name or "/" in tag:
+        name, tag = image, "latest"
+    try:
+        with patient.asked(f"pull {image}") as client:
+            client.pull(name, tag=tag)
+    except EngineSaid as said:
+        raise _missing(image, said.words) from said
+    except EngineDown:
+        raise
+    except RuntimeUnavailable as error:
+        raise StartRefused(
+            f"the image {image} is not on this node, and was not pulled within {PULL_S:.0f} s", hint=_hint(image)
+        ) from error
+
+
+def _missing(image: str, why: str) -> StartMisconfigured:
+    return StartMisconfigured(
+        f"the image {image} is not on this node and cannot be pulled: {why[:300]}", hint=_hint(image)
+    )
+
+
+def _hint(image: str) -> str:
+    return f"on the node, `docker pull {image}` or `docker build -t {image} ...`; then gastown bead retry"
+
+
+def _check_supervisor(image: str, found: dict[str, Any]) -> None:
+    labels = (found.get("Config") or {}).get("Labels") or {}
+    said = labels.get(SUPERVISOR)
+    if said is None:
+        raise StartMisconfigured(
+            f"the image {image} has no supervisor in it (no label {SUPERVISOR})",
+            hint="build it FROM Gastown's agent image: docs/containers.md",
+        )
+    if said not in {str(each) for each in SPOKEN}:
+        spoken = " and ".join(str(each) for each in sorted(SPOKEN))
+        raise StartMisconfigured(
+            f"the supervisor in the image {image} speaks protocol {said[:20]}, and this Gastown {spoken}",
+            hint="build the image anew, from the agent image of this version",
+        )
