@@ -7,8 +7,11 @@ import sys
 
 from tests.docker import engine, images
 
+UP_WITHIN_S = 240
+
 
 def up() -> int:
+    engine.deadline(UP_WITHIN_S)
     try:
         found = engine.bring_up()
         images.ensure_bases()

@@ -35,6 +35,14 @@ class NoEngine(Exception):
     """There is none; the message says why, in words that fit behind 'because'."""
 
 
+def deadline(within_s: float) -> None:
+    """From now on, and for all of this process, nothing that is called here lasts longer than this altogether."""
+    _until.append(time.monotonic() + within_s)
+
+
+_until: list[float] = []
+
+
 def environment() -> dict[str, str]:
     """Of every docker, apt and debootstrap that is run: found also under `env -i`, and asking nothing."""
     path = os.environ.get("PATH", "")
@@ -48,6 +56,7 @@ def environment() -> dict[str, str]:
 
 def call(*command: str, timeout_s: float, more: dict[str, str] | None = None) -> str:
     """The output of a command. Raises NoEngine with the end of what it said, also when it took too long."""
+    timeout_s = min([timeout_s, *(max(0.1, until - time.monotonic()) for until in _until)])
     try:
         done = subprocess.run(
             command,

@@ -4,6 +4,7 @@ A tag such as `redis:7` that somebody has from elsewhere is used as it is, and n
 carries the digest of all that it was made from, so that it is made anew when that changes, and else costs nothing.
 """
 
+import fcntl
 import hashlib
 import os
 import shutil
@@ -13,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -25,7 +27,7 @@ LABEL = "dev.gastown.made-from"
 DEBIAN = "debian:bookworm-slim"
 DEBIAN_RECIPE = "debian.sh"
 DEBIAN_TIMEOUT_S = 150
-BUILD_TIMEOUT_S = 180
+BUILD_TIMEOUT_S = 300
 PULL_TIMEOUT_S = 120
 
 
@@ -72,11 +74,21 @@ def made_from(tag: str) -> str | None:
 
 def ensure(tag: str, digest: str, make: Callable[[], None]) -> bool:
     """Make the image unless it is there already, as it should be or from elsewhere. True: it was made or fetched."""
-    present = made_from(tag)
-    if present is not None and present in (digest, ""):
-        return False
-    make()
-    return True
+    with _one_at_a_time(tag):
+        present = made_from(tag)
+        if present is not None and present in (digest, ""):
+            return False
+        make()
+        return True
+
+
+@contextmanager
+def _one_at_a_time(tag: str) -> Iterator[None]:
+    """Of all sessions on this machine, the first makes the image, and the others find it made."""
+    name = f"gastown-test-{os.getuid()}-{tag.replace(':', '-').replace('/', '-')}.lock"
+    with (Path(tempfile.gettempdir()) / name).open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def make_debian(digest: str) -> None:

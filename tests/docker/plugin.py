@@ -28,6 +28,16 @@ def why_not() -> str | None:
     return None
 
 
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Make the images before any test's time runs: minutes the first time, nothing later."""
+    wanted = [item for item in session.items if item.get_closest_marker("docker")]
+    if not wanted or session.config.option.collectonly or why_not() is not None:
+        return
+    used = {name for item in wanted for name in getattr(item, "fixturenames", ())}
+    for fixture in used & IMAGES.keys():
+        image(fixture)
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if item.get_closest_marker("docker") is None:
@@ -37,6 +47,25 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         pytest.fail(f"{NEEDED} is set, and there is no Docker Engine: {reason}", pytrace=False)
     if reason is not None:
         pytest.skip(f"no Docker Engine: {reason}")
+
+
+IMAGES = {"control_image": images.control, "agent_image": images.agent}
+
+
+@cache
+def image(fixture: str) -> str | NoEngine:
+    """The tag of one of the project's images, or why it cannot be made."""
+    try:
+        return IMAGES[fixture]()
+    except NoEngine as error:
+        return error
+
+
+def made(fixture: str) -> str:
+    tag = image(fixture)
+    if isinstance(tag, NoEngine):
+        pytest.fail(f"the project's image cannot be made: {tag}", pytrace=False)
+    return tag
 
 
 @pytest.fixture(scope="session")
@@ -50,10 +79,10 @@ def litter() -> Iterator[Session]:
 @pytest.fixture(scope="session")
 def control_image() -> str:
     """The project's own image with api, beat, worker and flower, of this source."""
-    return images.control()
+    return made("control_image")
 
 
 @pytest.fixture(scope="session")
 def agent_image() -> str:
     """The project's own image with the supervisor, of this source."""
-    return images.agent()
+    return made("agent_image")
