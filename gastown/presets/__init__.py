@@ -2,8 +2,11 @@
 
 argv = ["my-agent", "--prompt", "{prompt}"]    # {prompt}, {prompt_file} or {script_file} are filled in
 stdin = false                                  # true: the prompt comes on standard input
+image = "acme/my-agent:3"                      # for nodes that run containers, unless the rig says another
 [environment]
 MY_AGENT_MODE = "headless"
+[container]                                    # more about these, as in gastown.toml
+memory_mb = 8192
 """
 
 import difflib
@@ -14,8 +17,9 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from gastown.containers import layered
 from gastown.errors import NotFound, UsageError
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
@@ -28,6 +32,22 @@ class Preset(BaseModel):
     argv: list[str] = Field(min_length=1)
     stdin: bool = False
     environment: dict[str, str] = Field(default_factory=dict)
+    image: str | None = None
+    container: dict[str, Any] = Field(default_factory=dict)
+
+    @field_validator("container")
+    @classmethod
+    def _sound_container(cls, value: dict[str, Any]) -> dict[str, Any]:
+        try:
+            layered(value)
+        except UsageError as error:
+            raise ValueError(str(error)) from error
+        return value
+
+    @property
+    def layer(self) -> dict[str, Any]:
+        """What it says of containers."""
+        return self.container if self.image is None else {**self.container, "image": self.image}
 
     @property
     def runs_scripts(self) -> bool:

@@ -14,7 +14,7 @@ from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
 from gastown.db import gastown_now
-from gastown.models import Agent, ApiToken, Bead, Dispatch, Node
+from gastown.models import Agent, ApiToken, Bead, Dispatch, Node, Rig
 from gastown.states import (
     ADOPTABLE,
     LIVE,
@@ -50,6 +50,10 @@ class StartOrder:
     runtime: str
     node: str
     token: str
+    preset: str
+    rig_id: int
+    repository: str
+    container: dict[str, Any]  # what the rig says of it
 
 
 def claim_start(session: Session, dispatch_id: UUID, worker: str) -> StartOrder | None:
@@ -78,7 +82,7 @@ def claim_start(session: Session, dispatch_id: UUID, worker: str) -> StartOrder 
             town_id=bead.town_id, dispatch_id=dispatch_id, name=f"attempt {dispatch.epoch}", token_hash=digest(token)
         )
     )
-    node = session.get_one(Node, dispatch.node_id)
+    node, rig = session.get_one(Node, dispatch.node_id), session.get_one(Rig, dispatch.rig_id)
     return StartOrder(
         dispatch_id=dispatch_id,
         bead_id=bead.id,
@@ -86,6 +90,10 @@ def claim_start(session: Session, dispatch_id: UUID, worker: str) -> StartOrder 
         runtime=node.runtime,
         node=node.name,
         token=token,
+        preset=dispatch.preset,
+        rig_id=rig.id,
+        repository=rig.repository,
+        container=rig.container,
     )
 
 

@@ -9,13 +9,16 @@ from celery.signals import task_failure
 
 from gastown.beat_schedule import EVERYWHERE
 from gastown.celery_app import app, node_queue, watch_queue
+from gastown.commands import described
 from gastown.db import in_transaction, transaction
-from gastown.errors import GastownError, RuntimeUnavailable, StartRefused, UsageError
+from gastown.errors import GastownError, NotFound, RuntimeUnavailable, StartMisconfigured, StartRefused, UsageError
 from gastown.reconcile.actions import InspectContainers
+from gastown.refinery.repository import local_path
 from gastown.runtimes import RunSpec, Runtime, Status, registry
 from gastown.settings import get_settings
 from gastown.states import FailureCode
 from gastown.store import attempts, claims, reads, sightings
+from gastown.store.attempts import StartOrder
 from gastown.store.workers import claimer
 from gastown.tasks.base import id_of, poke, publish, send, uuid_of
 
@@ -26,7 +29,9 @@ STOP_GRACE_S = 20.0  # the supervisor gives its agent 10 s, then saves WIP and p
 
 def describe(error: BaseException) -> str:
     words = str(error).strip()
-    return f"{type(error).__name__}: {words}" if words else type(error).__name__
+    said = f"{type(error).__name__}: {words}" if words else type(error).__name__
+    hint = error.hint if isinstance(error, GastownError) else ""
+    return f"{said}; next: {hint}" if hint else said
 
 
 class StartTask(Task):  # type: ignore[misc]
@@ -38,7 +43,8 @@ class StartTask(Task):  # type: ignore[misc]
         """In the child when the body raised; in the parent when the hard time limit struck."""
         dispatch_id = uuid_of(id_of(args, kwargs))
         if isinstance(exc, StartRefused):
-            give_up(dispatch_id, FailureCode.START_ERROR, describe(exc))
+            unusable = isinstance(exc, StartMisconfigured)
+            give_up(dispatch_id, FailureCode.CONTAINER_UNUSABLE if unusable else FailureCode.START_ERROR, describe(exc))
         else:
             doubt(dispatch_id)
 
@@ -71,8 +77,8 @@ def doubt(dispatch_id: UUID) -> None:
 def start_container(self: Any, dispatch_id: str) -> bool:
     """Start the attempt, if nobody else has and it is still wanted. Falsy: the runtime refused it.
 
-    Raises StartRefused when nothing started for certain. An unknown outcome stays `starting` and is settled by
-    inspection, because a start reported as failed has sometimes succeeded.
+    Raises StartRefused when nothing started for certain, StartMisconfigured when nothing will. An unknown outcome stays
+    `starting` and is settled by inspection, because a start reported as failed has sometimes succeeded.
     """
     key = uuid_of(dispatch_id)
     worker = claimer(self.request.hostname or "")
@@ -80,14 +86,8 @@ def start_container(self: Any, dispatch_id: str) -> bool:
     if order is None:
         log.info("start_not_ours", dispatch=dispatch_id)
         return True
-    runtime = registry.get(order.runtime)
-    spec = RunSpec(
-        name=str(key),
-        bead_id=order.bead_id,
-        epoch=order.epoch,
-        api_url=get_settings().agent_url,
-        token=order.token,
-    )
+    runtime = _runtime(order)
+    spec = _spec(order)
     try:
         handle = runtime.start(spec)
     except StartRefused:
@@ -104,6 +104,31 @@ def start_container(self: Any, dispatch_id: str) -> bool:
         log.info("start_fenced", dispatch=dispatch_id)
         runtime.stop(str(key), grace_s=STOP_GRACE_S)
     return True
+
+
+def _runtime(order: StartOrder) -> Runtime:
+    try:
+        return registry.get(order.runtime)
+    except NotFound as error:
+        raise StartMisconfigured(str(error), hint=error.hint) from error
+
+
+def _spec(order: StartOrder) -> RunSpec:
+    try:
+        container = described.container(order.preset, order.container)
+    except UsageError as error:
+        raise StartMisconfigured(str(error), hint=error.hint) from error
+    path = local_path(order.repository)
+    return RunSpec(
+        name=str(order.dispatch_id),
+        bead_id=order.bead_id,
+        epoch=order.epoch,
+        api_url=get_settings().agent_url_from(order.runtime, container.network),
+        token=order.token,
+        rig_id=order.rig_id,
+        reads=() if path is None else (path,),
+        container=container,
+    )
 
 
 def _is_present(runtime: Runtime, dispatch_id: UUID, error: Exception) -> bool:
