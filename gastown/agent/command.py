@@ -84,10 +84,12 @@ def run_command(
     owner: str = "",
     should_stop: Callable[[], bool] | None = None,
     on_output: Callable[[bytes], None] | None = None,
+    confine: Callable[[], None] | None = None,
 ) -> Finished:
     """Run `/bin/sh -c command` with standard input closed; nothing of its tree is left when this returns.
 
     The shell dies with the calling thread; what it started can be found by `owner` then (`end_abandoned`).
+    `confine` is called between fork and exec.
     Raises OSError when it cannot be started, for instance because `cwd` is not there.
     """
     mark = new_mark(owner)
@@ -102,7 +104,7 @@ def run_command(
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         start_new_session=True,
-        preexec_fn=lambda: processes.die_with(me),  # a system call and nothing that takes a lock
+        preexec_fn=lambda: processes.die_with(me, confine),
     )
     assert child.stdout is not None
     pipe = child.stdout.fileno()

@@ -140,12 +140,17 @@ def hide() -> None:
         _libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
 
 
-def die_with(parent: int) -> None:
-    """For a child between fork and exec: SIGKILL it when the thread that forked it ends."""
+def die_with(parent: int, confine: Callable[[], None] | None = None) -> None:
+    """For a child between fork and exec: SIGKILL it when the thread that forked it ends. `confine` is done as well.
+
+    A few system calls, and nothing that takes a lock: another thread of the parent may have held that.
+    """
     if _libc is not None:
         _libc.prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
         if os.getppid() != parent:
             os._exit(137)
+    if confine is not None:
+        confine()
 
 
 @lru_cache(maxsize=1)

@@ -6,7 +6,7 @@ import re
 import signal
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from gastown.agent import processes, runs
@@ -86,7 +86,15 @@ def command_line(assignment: Assignment, files: runs.RunFiles, prompt: str) -> l
 class Program:
     """The agent's process and everything below it."""
 
-    def __init__(self, argv: list[str], *, worktree: Path, environment: Mapping[str, str], prompt: Path | None) -> None:
+    def __init__(
+        self,
+        argv: list[str],
+        *,
+        worktree: Path,
+        environment: Mapping[str, str],
+        prompt: Path | None,
+        confine: Callable[[], None] | None = None,
+    ) -> None:
         """Start it, from the main thread: it dies with the thread that starts it. Raises CannotStart."""
         if not argv or not argv[0]:
             raise CannotStart("the agent has no command")
@@ -101,7 +109,7 @@ class Program:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                preexec_fn=lambda: processes.die_with(me),  # a system call and nothing that takes a lock
+                preexec_fn=lambda: processes.die_with(me, confine),
             )
         except (OSError, ValueError) as error:
             raise CannotStart(_why(argv[0], error)) from error

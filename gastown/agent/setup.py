@@ -47,7 +47,11 @@ class Setup:
         return bool(self._command.strip()) and self._recorded() != self._key()
 
     def run(
-        self, environment: Mapping[str, str], should_stop: Callable[[], bool], on_output: Callable[[bytes], None]
+        self,
+        environment: Mapping[str, str],
+        should_stop: Callable[[], bool],
+        on_output: Callable[[bytes], None],
+        confine: Callable[[], None] | None = None,
     ) -> Finished:
         """Raises OSError or GitError when it cannot be run at all."""
         self.cache.mkdir(parents=True, exist_ok=True)
@@ -61,6 +65,7 @@ class Setup:
             max_output_bytes=OUTPUT_BYTES,
             should_stop=should_stop,
             on_output=on_output,
+            confine=confine,
         )
         if result.exit_code == 0 and clean and self._clean():
             self._record.write_text(json.dumps({"key": key}))

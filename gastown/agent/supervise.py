@@ -3,6 +3,7 @@
 import shutil
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from gastown.agent.feature import target_of
 from gastown.agent.git import GitError
 from gastown.agent.heartbeat import Heart
 from gastown.agent.mirror import Mirror
+from gastown.agent.offline import CannotConfine, confinement
 from gastown.agent.output import Pump, Sender, Spool
 from gastown.agent.program import (
     CannotStart,
@@ -63,6 +65,7 @@ class Supervision:
         self.tree = Tree(launch.dispatch_id)
         self.workspace: Workspace | None = None
         self.pushes: Pushes | None = None
+        self._confine: Callable[[], None] | None = None  # what the agent's processes are kept from
         self._safe = True  # whether the last save worked
         self._exit = OK_EXIT
         self._reporting = False
@@ -161,6 +164,11 @@ class Supervision:
         """Set-up, then the agent. Returns when the agent says that it is done."""
         assert self.workspace is not None
         environment = self._environment()
+        if self.launch.network == "none":
+            try:
+                self._confine = confinement()
+            except CannotConfine as error:
+                raise Failed("workspace_failed", f"{error}; give the rig another network") from error
         self._set_up(environment, self.workspace.path)
         prompt = write_prompt(self.assignment, self.files)
         if self.signals.ending:
@@ -172,6 +180,7 @@ class Supervision:
                 worktree=self.workspace.path,
                 environment=environment,
                 prompt=self.files.prompt if self.assignment.prompt_on_stdin else None,
+                confine=self._confine,
             )
         except CannotStart as error:
             raise Failed("command_not_found", str(error)) from error
@@ -206,7 +215,7 @@ class Supervision:
         if not setup.needed():
             return
         self.heart.phase = "setup"
-        result = setup.run(environment, self._tidying, self.spool.add)
+        result = setup.run(environment, self._tidying, self.spool.add, self._confine)
         if self.signals.ending:
             raise Interrupted
         if result.exit_code != 0:

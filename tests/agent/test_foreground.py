@@ -191,7 +191,7 @@ class TestBorrowing:
         assert attempt.done["outcome"] == "succeeded"
 
     def test_no_packing_of_the_node_takes_away_what_is_borrowed(self, town: Town, node: Mirror) -> None:
-        """Also when the remote has rewritten its branch, so that no ref of the node reaches the work's base any more."""
+        """Also when the remote rewrote its branch, so that no ref of the node reaches the work's base any more."""
         attempt, _ = run_here(town, "echo mine > new.txt")
         assert attempt.done is not None
         base, head = attempt.done["base_sha"], attempt.done["head_sha"]
