@@ -5,6 +5,7 @@ import json
 import os
 import sys
 import tempfile
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,12 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from gastown import brokers, containers
 from gastown.errors import UsageError
+from gastown.reconcile.fitting import check_labels
 from gastown.reconcile.policy import Policy
 
 DEFAULT_HOME = "~/.gastown"
 HOST_ALIAS = "host.docker.internal"  # what a container calls the machine that it runs on
+NODE_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"  # it is part of the names of queues
 SOCKET_PATH_BYTES = 90  # a Unix socket path holds 107 bytes; Postgres appends /.s.PGSQL.5432
 # set for attempts and by the demo, so not settings and not misspelt ones either
 NOT_SETTINGS = frozenset(
@@ -88,9 +91,14 @@ class Settings(BaseSettings):
     broker_url: str | None = Field(None, description="an existing Redis or RabbitMQ; default: the embedded Redis")
     api: ApiSettings = Field(ApiSettings(), description="the HTTP API, which agents call as well")
     town: str = Field("default", description="the town that commands speak of")
-    node: str = Field("local", description="the name of this machine among the nodes")
+    node: str = Field("local", pattern=NODE_NAME, description="the name of this machine among the nodes")
     node_labels: list[str] = Field(default_factory=list, description="what rigs may ask of a node, such as gpu")
-    node_capacity: int | None = Field(None, ge=1, le=10_000, description="attempts at one time; default: by its memory")
+    node_capacity: int | None = Field(
+        None, ge=1, le=10_000, description="attempts at one time; default: policy node_max_running, within its memory"
+    )
+    drain_on_stop: bool = Field(
+        False, description="when the node's last worker is stopped, its attempts save their work and end"
+    )
     runtime: str = Field("process", pattern="^(process|docker)$", description="how attempts are run on this node")
     docker: DockerSettings = Field(DockerSettings(), description="the engine of a node with runtime docker")
     worker_processes: int = Field(3, ge=1, le=64, description="pool processes of the worker that starts agents")
@@ -112,6 +120,11 @@ class Settings(BaseSettings):
         if value is not None:
             brokers.parse(value)
         return value
+
+    @field_validator("node_labels")
+    @classmethod
+    def _sound_labels(cls, value: list[str]) -> list[str]:
+        return check_labels(value)
 
     @field_validator("policy", mode="before")
     @classmethod
@@ -198,7 +211,7 @@ def load() -> Settings:
     try:
         settings = Settings()
     except ValidationError as error:
-        lines = "; ".join(_fault(each["loc"], each["msg"]) for each in error.errors())
+        lines = "; ".join(_fault(each["loc"], each["msg"]) + _given(each) for each in error.errors())
         hint = f"mend {config_file()} or the GASTOWN_ variables"
         raise UsageError(f"the settings are wrong: {lines}", hint=hint) from error
     except (ValueError, OSError) as error:
@@ -211,6 +224,12 @@ def load() -> Settings:
 
 def _fault(place: tuple[int | str, ...], message: str) -> str:
     return f"{'.'.join(map(str, place)) or 'settings'}: {message.removeprefix('Value error, ')}"
+
+
+def _given(error: Mapping[str, Any]) -> str:
+    """What was given instead, of kinds of settings that hold no secret."""
+    shown = error["type"] in ("greater_than_equal", "less_than_equal", "string_pattern_mismatch")
+    return f", but it is {str(error['input'])[:80]!r}" if shown else ""
 
 
 def _is_known(variable: str) -> bool:

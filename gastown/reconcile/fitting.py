@@ -5,9 +5,17 @@ from collections.abc import Mapping
 
 from gastown.reconcile.views import NodeView, RigView, TownView
 
-LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/=-]{0,62}")
+LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/=-]{0,62}")  # such as gpu, or zone=eu
 ANY_PRESET = "*"  # among the images of a node: the one of presets that have none of their own there
 WITH_CONTAINERS = frozenset({"docker"})  # runtimes that make a container for each attempt
+
+
+def check_labels(labels: list[str]) -> list[str]:
+    """Them, each once. Raises ValueError for what cannot be a label."""
+    for label in labels:
+        if not LABEL.fullmatch(label):
+            raise ValueError(f"{label[:80]!r} cannot be a label: letters, digits, and inside . _ / = - (63 at most)")
+    return list(dict.fromkeys(labels))
 
 
 def misfit(rig: RigView, preset: str, node: NodeView) -> str | None:
