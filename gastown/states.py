@@ -205,6 +205,7 @@ class FailureCode(StrEnum):
     WORKSPACE_FAILED = "workspace_failed"  # clone, mirror or disk
     VANISHED = "vanished"
     OOM = "oom"
+    DISK_FULL = "disk_full"  # its home held more than its container's disk_mb
     NODE_LOST = "node_lost"  # gone, after a time in which nothing of its node was there
     AGENT_FAILED = "agent_failed"
     STOPPED_UNASKED = "stopped_unasked"  # its supervisor was told to stop, and not by us
@@ -225,6 +226,7 @@ class FailureCode(StrEnum):
 _CLASS_OF = {
     FailureCode.VANISHED: FailureClass.AGENT,
     FailureCode.OOM: FailureClass.AGENT,
+    FailureCode.DISK_FULL: FailureClass.AGENT,
     FailureCode.AGENT_FAILED: FailureClass.AGENT,
     FailureCode.STOPPED_UNASKED: FailureClass.AGENT,
     FailureCode.SETUP_FAILED: FailureClass.AGENT,

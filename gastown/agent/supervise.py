@@ -5,11 +5,13 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from gastown.agent import journal, processes
 from gastown.agent.announced import Announced
 from gastown.agent.client import Client, Denied, Fenced, GaveUp, Rejected
+from gastown.agent.disk import DiskWatch
 from gastown.agent.failures import Failed, ending, plain, printable
 from gastown.agent.feature import target_of
 from gastown.agent.git import GitError
@@ -38,6 +40,7 @@ from gastown.agent.tail import last_lines
 from gastown.agent.workspace import TwoResults, Workspace
 
 OK_EXIT, INTERNAL_EXIT = 0, 1
+DISK_FULL = "disk_full"  # a FailureCode
 STOP_REPORT_S = 5.0  # for the report of an attempt that is stopped: somebody waits for it to end
 LOGS_S, LATE_LOGS_S = 5.0, 120.0  # for the last output to arrive before `done`, and after it
 EARLIER_S = 60.0  # for a superseded attempt in another container to hear of it, save its work and end
@@ -76,6 +79,9 @@ class Supervision:
         self.heart.start()
         self.sender.start()
         self.relay.start()
+        if self.launch.disk_mb:
+            full = partial(self.signals.ask, DISK_FULL)
+            DiskWatch(self.home, self.launch.disk_mb, full).start()
         done = self._attempt()
         if self.signals.fenced:
             journal.note("superseded: the work is saved, nothing is reported")
@@ -111,7 +117,7 @@ class Supervision:
             done = Done(outcome="failed", code="workspace_failed", message=str(error))
         except (Interrupted, GaveUp, Fenced):
             code, reason = self.signals.asked or ("drained", "stopped on request")
-            done = Done(outcome="stopped", code=code, message=reason)
+            done = Done(outcome="failed" if code == DISK_FULL else "stopped", code=code, message=reason)
         except Exception as error:  # noqa: BLE001 - whatever it is, the town must hear of it
             import traceback  # rarely needed, and 10 ms on the way to every agent
 

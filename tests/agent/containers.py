@@ -40,12 +40,20 @@ def launch_of(town: Town, attempt: Attempt, **changes: Any) -> Launch:
 class Foreground:
     """A supervisor whose exit code is the attempt's. Ended when the block ends."""
 
-    def __init__(self, town: Town, attempt: Attempt, *, before: Sequence[str] = (), **changes: Any) -> None:
+    def __init__(
+        self,
+        town: Town,
+        attempt: Attempt,
+        *,
+        before: Sequence[str] = (),
+        command: Sequence[str] = COMMAND,
+        **changes: Any,
+    ) -> None:
         launch = launch_of(town, attempt, **changes)
         self.home = Path(launch.home)
         self.files = RunFiles(self.home, launch.dispatch_id)
         self.process = subprocess.Popen(
-            [*before, *COMMAND], env=ENVIRONMENT, stdin=subprocess.PIPE, stderr=subprocess.PIPE, stdout=subprocess.PIPE
+            [*before, *command], env=ENVIRONMENT, stdin=subprocess.PIPE, stderr=subprocess.PIPE, stdout=subprocess.PIPE
         )
         assert self.process.stdin is not None
         self.process.stdin.write(json.dumps(launch.to_json()).encode())
