@@ -6,7 +6,6 @@ RUN apt-get update \
  && install -d -o postgres -g postgres -m 700 /var/lib/postgresql/data
 COPY postgres-entry.sh /usr/local/bin/docker-entrypoint.sh
 ENV PATH=/usr/lib/postgresql/15/bin:$PATH PGDATA=/var/lib/postgresql/data LANG=C.UTF-8
-VOLUME /var/lib/postgresql/data
 USER postgres
 STOPSIGNAL SIGINT
 EXPOSE 5432

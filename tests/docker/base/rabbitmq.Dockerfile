@@ -6,7 +6,6 @@ RUN apt-get update \
  && install -d -o rabbitmq -g rabbitmq /etc/rabbitmq/conf.d
 COPY rabbitmq-entry.sh /usr/local/bin/docker-entrypoint.sh
 ENV RABBITMQ_LOGS=- RABBITMQ_NODENAME=rabbit@localhost HOME=/var/lib/rabbitmq PATH=/usr/lib/rabbitmq/bin:$PATH LANG=C.UTF-8
-VOLUME /var/lib/rabbitmq
 USER rabbitmq
 EXPOSE 5672
 ENTRYPOINT ["docker-entrypoint.sh"]

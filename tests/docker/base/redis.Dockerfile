@@ -6,6 +6,5 @@ RUN apt-get update \
  && install -d -o redis -g redis /data
 USER redis
 WORKDIR /data
-VOLUME /data
 EXPOSE 6379
 CMD ["redis-server", "--protected-mode", "no", "--bind", "0.0.0.0"]
