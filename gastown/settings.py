@@ -38,6 +38,7 @@ NOT_SETTINGS = frozenset(
         "command",
         "faults",
         "containerised",
+        "ready",
     }
 )
 
@@ -88,7 +89,9 @@ class Settings(BaseSettings):
 
     home: Path = Field(Path(DEFAULT_HOME), description="where Gastown keeps everything of its own")
     database_url: str | None = Field(None, description="an existing Postgres; default: the embedded one")
+    database_password_file: Path | None = Field(None, description="a file with the password for database_url")
     broker_url: str | None = Field(None, description="an existing Redis or RabbitMQ; default: the embedded Redis")
+    broker_password_file: Path | None = Field(None, description="a file with the password for broker_url")
     api: ApiSettings = Field(ApiSettings(), description="the HTTP API, which agents call as well")
     town: str = Field("default", description="the town that commands speak of")
     node: str = Field("local", pattern=NODE_NAME, description="the name of this machine among the nodes")
@@ -170,15 +173,19 @@ class Settings(BaseSettings):
 
     @property
     def database(self) -> str:
-        """The URL of Postgres, embedded or not, with psycopg 3 as driver."""
+        """The URL of Postgres, embedded or not, with psycopg 3 as driver. Raises UsageError: no such password file."""
         if self.database_url is None:
             return f"postgresql+psycopg://gastown@/gastown?host={quote(str(self.run_dir), safe='/')}&port=5432"
-        scheme, _, rest = self.database_url.partition("://")
-        return f"postgresql+psycopg://{rest}" if scheme in ("postgres", "postgresql") else self.database_url
+        url = _with_password(self.database_url, self.database_password_file, "database_password_file")
+        scheme, _, rest = url.partition("://")
+        return f"postgresql+psycopg://{rest}" if scheme in ("postgres", "postgresql") else url
 
     @property
     def broker(self) -> str:
-        return self.broker_url or f"redis+socket://{quote(str(self.run_dir / 'redis.sock'), safe='/')}?virtual_host=0"
+        """Its URL. Raises UsageError: no such password file."""
+        if self.broker_url is not None:
+            return _with_password(self.broker_url, self.broker_password_file, "broker_password_file")
+        return f"redis+socket://{quote(str(self.run_dir / 'redis.sock'), safe='/')}?virtual_host=0"
 
     @property
     def agent_url(self) -> str:
@@ -189,6 +196,23 @@ class Settings(BaseSettings):
         if runtime != "docker" or self.api.agent_url is not None:
             return self.agent_url
         return f"http://{'127.0.0.1' if network == 'host' else HOST_ALIAS}:{self.api.port}"
+
+
+def _with_password(url: str, file: Path | None, name: str) -> str:
+    """The URL with the password that the file holds; one of the URL's own stays. Raises UsageError."""
+    scheme, separator, rest = url.partition("://")
+    place, slash, path = rest.partition("/")
+    login, _, host = place.rpartition("@")
+    if file is None or ":" in login:
+        return url
+    try:
+        password = file.read_text().strip()
+    except (OSError, ValueError) as error:
+        what = f"{name} {file} cannot be read: {error}"
+        raise UsageError(what, hint="correct its path or its permissions") from error
+    if not password:
+        raise UsageError(f"{name} {file} is empty", hint="write the password into it")
+    return f"{scheme}{separator}{login}:{quote(password, safe='')}@{host}{slash}{path}"
 
 
 def _number(text: str) -> Any:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 # is used, so that `gastown --help` and `gastown status` answer at once.
 MODULES = (
     "gastown.cli.stack",
+    "gastown.cli.serving",
     "gastown.cli.demo",
     "gastown.cli.sim",
     "gastown.cli.config",

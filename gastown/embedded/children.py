@@ -5,11 +5,13 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 from gastown.embedded import home
 
 LAUNCH = Path(__file__).with_name("launch.py")
+INHERITED = Path("-")  # instead of a log
 
 
 def spawn(
@@ -24,11 +26,13 @@ def spawn(
 ) -> subprocess.Popen[bytes]:
     """Start `argv` in a session of its own, its output appended to `log`; `orphan_signal` reaches it when we die.
 
+    With INHERITED as `log`, it writes to where we do.
+
     `prefix` is a program that changes credentials and executes the rest. Call it from the main thread only: the kernel
     ties the parent-death signal to the thread. Raises OSError.
     """
     launch = [sys.executable, "-I", "-S", str(LAUNCH), str(os.getpid()), str(int(orphan_signal))]
-    with home.open_log(log) as output:
+    with nullcontext() if log == INHERITED else home.open_log(log) as output:
         return subprocess.Popen(
             [*prefix, *launch, *map(str, argv)],
             stdin=subprocess.DEVNULL,

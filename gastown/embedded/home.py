@@ -24,7 +24,7 @@ def prepare(settings: Settings) -> None:
             (home / name).mkdir(mode=0o700, exist_ok=True)
         probe = home / "run" / ".writable"
         probe.write_bytes(b"")
-        probe.unlink()
+        probe.unlink(missing_ok=True)  # of two at once, the other may have removed it
     except FileExistsError as error:
         raise UsageError(f"{error.filename} is not a folder", hint=f"move it away, {elsewhere}") from error
     except OSError as error:

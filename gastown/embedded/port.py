@@ -16,9 +16,7 @@ EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # where one that listens eve
 
 def answers(settings: Settings) -> bool:
     """Whether the API says that it is ready."""
-    connection = http.client.HTTPConnection(
-        EVERYWHERE.get(_host(settings), _host(settings)), settings.api.port, timeout=API_TIMEOUT_S
-    )
+    connection = http.client.HTTPConnection(asked_at(settings), settings.api.port, timeout=API_TIMEOUT_S)
     try:
         connection.request("GET", "/readyz")
         return connection.getresponse().status == 200
@@ -26,6 +24,11 @@ def answers(settings: Settings) -> bool:
         return False
     finally:
         connection.close()
+
+
+def asked_at(settings: Settings) -> str:
+    """The address at which this machine reaches its own API."""
+    return EVERYWHERE.get(_host(settings), _host(settings))
 
 
 def _host(settings: Settings) -> str:

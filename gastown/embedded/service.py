@@ -14,6 +14,7 @@ from gastown.embedded.status import ChildState, ChildStatus, timestamp
 QUICK_DEATH_S = 10.0  # one that lived longer was well: restart it at once
 RESTART_S = (1.0, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0)  # from one start to the next, by quick deaths in a row
 FAILING_AFTER = 5  # quick deaths in a row
+INHERITED = children.INHERITED  # as `log`: the child writes to where we do
 
 
 @dataclass(kw_only=True)

@@ -5,6 +5,7 @@ import os
 import signal
 import socket
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from pydantic import BaseModel
@@ -17,7 +18,9 @@ APP = "gastown.celery_app"
 API = "gastown.api:create_app"
 DRAIN = "gastown.cli.drain"  # started by name: this package knows nothing of runtimes
 
-CONTROL_PROCESSES = WATCH_PROCESSES = "2"  # a second one, for the time that one is busy
+CONTROL_PROCESSES = WATCH_PROCESSES = 2  # a second one, for the time that one is busy
+# a warm shutdown is for nothing when database and broker go as well
+ORPHANED_WORKER = signal.SIGKILL
 WORKERS = ("control", "watch", "worker", "merge")
 
 
@@ -77,13 +80,13 @@ def servers(settings: Settings, lock: int) -> list[Service]:
 
 def programs(settings: Settings, lock: int, api: socket.socket, app: str, env: dict[str, str]) -> list[Service]:
     """The Celery workers and the API: with these the stack is ready."""
-    node, starting, merging = settings.node, str(settings.worker_processes), str(settings.merge_processes)
+    node = settings.node
     return [
         # ticks have processes of their own: however many starts or inspections hang, the town decides
-        _worker(settings, lock, app, env, "control", "control", CONTROL_PROCESSES),
-        _worker(settings, lock, app, env, "watch", f"watch.{node},upkeep", WATCH_PROCESSES),
-        _worker(settings, lock, app, env, "worker", f"node.{node}", starting),
-        _worker(settings, lock, app, env, "merge", "merge", merging),
+        _worker(settings, lock, app, env, "control", ["control"], CONTROL_PROCESSES),
+        _worker(settings, lock, app, env, "watch", [f"watch.{node}", "upkeep"], WATCH_PROCESSES),
+        _worker(settings, lock, app, env, "worker", [f"node.{node}"], settings.worker_processes),
+        _worker(settings, lock, app, env, "merge", ["merge"], settings.merge_processes),
         Service(
             name="api",
             argv=[sys.executable, "-P", "-m", "gastown.embedded.serve", API, str(api.fileno())],
@@ -129,33 +132,37 @@ def one_shot(settings: Settings, lock: int, module: str, env: dict[str, str], *a
 
 
 def _worker(
-    settings: Settings, lock: int, app: str, env: dict[str, str], name: str, queues: str, processes: str
+    settings: Settings, lock: int, app: str, env: dict[str, str], name: str, queues: list[str], processes: int
 ) -> Service:
     node = f"{name}@{settings.node}"
-    told = ready.path(settings.home, node)
-    argv = [
-        *_celery(app),
-        "worker",
-        f"--hostname={node}",
-        f"--queues={queues}",
-        "--pool=prefork",
-        f"--concurrency={processes}",
-        "--include=gastown.embedded.ready",
-        *("--without-mingle", "--without-gossip", "--without-heartbeat"),
-        *_level(settings),
-    ]
+    told = ready.path(settings.home / "run", node)
     return Service(
         name=name,
-        argv=argv,
+        argv=[*worker_command(settings, app, node, queues, processes), "--without-heartbeat"],
         log=home.log_file(settings.home, name),
         cwd=settings.home / "run",
         env=env,
-        orphan_signal=signal.SIGKILL,  # a warm shutdown is for nothing when database and broker go as well
+        orphan_signal=ORPHANED_WORKER,
         grace_s=30.0,  # a start that is under way: DESIGN 3 gives a runtime call 30 s
         pass_fds=[lock],
         before=lambda quick_deaths: told.unlink(missing_ok=True),
-        is_ready=lambda pid: _holds(told, pid),
+        is_ready=lambda pid: holds(told, pid),
     )
+
+
+def worker_command(settings: Settings, app: str, name: str, queues: Sequence[str], processes: int) -> list[str]:
+    """A Celery worker that says when it consumes (`ready`). It sends events only when Flower asks for them."""
+    return [
+        *_celery(app),
+        "worker",
+        f"--hostname={name}",
+        f"--queues={','.join(queues)}",
+        "--pool=prefork",
+        f"--concurrency={processes}",
+        "--include=gastown.embedded.ready",
+        *("--without-mingle", "--without-gossip"),
+        *_level(settings),
+    ]
 
 
 def _celery(app: str) -> list[str]:
@@ -166,7 +173,7 @@ def _level(settings: Settings) -> list[str]:
     return [f"--loglevel={settings.log_level}"]
 
 
-def _holds(file: Path, pid: int) -> bool:
+def holds(file: Path, pid: int) -> bool:
     try:
         return file.read_text() == str(pid)
     except OSError:
