@@ -16,8 +16,7 @@ from sqlalchemy import Connection, event, make_url
 from gastown.embedded import postgres, redis
 
 pytest.register_assert_rewrite("tests.checks", "tests.ticks", "tests.races")
-pytest_plugins = ["tests.docker.plugin"]  # what the marker `docker` means, and the images
-pytest_plugins = ["tests.tables"]
+pytest_plugins = ["tests.tables", "tests.docker.plugin"]  # the second says what the marker `docker` means
 
 DEVELOPERS_OWN = ("GASTOWN_", "PG", "GIT_", "XDG_")
 MEMORY_BYTES = 1024**3  # a session's Postgres takes up to 300 MB: its log, and 9 MB for each test that runs
