@@ -90,21 +90,21 @@ class Move(NamedTuple):
 BEAD_MOVES = (
     Move(BeadStatus.OPEN, BeadStatus.IN_PROGRESS, "the reconciler makes the first attempt"),
     Move(BeadStatus.OPEN, BeadStatus.IN_REVIEW, "a landing: the members of its convoy are over, their work is merged"),
-    Move(BeadStatus.OPEN, BeadStatus.CLOSED, "somebody cancels it, or it is a landing with nothing to land"),
+    Move(BeadStatus.OPEN, BeadStatus.CLOSED, "somebody ends it by hand, or it is a landing with nothing to land"),
     Move(BeadStatus.OPEN, BeadStatus.FAILED, "it can never be started"),
     Move(BeadStatus.IN_PROGRESS, BeadStatus.IN_REVIEW, "an attempt is done and has commits"),
     Move(
         BeadStatus.IN_PROGRESS,
         BeadStatus.CLOSED,
-        "an attempt is done without commits, its work goes to another merge request, or somebody cancels it",
+        "an attempt is done without commits, its work goes to another merge request, or somebody ends it by hand",
     ),
     Move(BeadStatus.IN_PROGRESS, BeadStatus.FAILED, "its attempts are used up, or its configuration cannot work"),
-    Move(BeadStatus.IN_REVIEW, BeadStatus.CLOSED, "its commits are merged, or somebody cancels it"),
+    Move(BeadStatus.IN_REVIEW, BeadStatus.CLOSED, "its commits are merged, or somebody ends it by hand"),
     Move(BeadStatus.IN_REVIEW, BeadStatus.OPEN, "somebody asks for another attempt"),
     Move(BeadStatus.IN_REVIEW, BeadStatus.FAILED, "its merge is given up, after so many rounds of rework"),
     Move(BeadStatus.CLOSED, BeadStatus.OPEN, "somebody retries a canceled bead"),
     Move(BeadStatus.FAILED, BeadStatus.OPEN, "somebody retries it"),
-    Move(BeadStatus.FAILED, BeadStatus.CLOSED, "somebody cancels it"),
+    Move(BeadStatus.FAILED, BeadStatus.CLOSED, "somebody ends it by hand: it is canceled, or done by other means"),
 )
 AGENT_MOVES = (
     Move(AgentStatus.IDLE, AgentStatus.WORKING, "it is dispatched, or its attempt is adopted"),
@@ -136,12 +136,12 @@ MERGE_MOVES = (
     Move(
         MergeStatus.OPEN,
         MergeStatus.CLOSED,
-        "the target has it already, a batch brought it, or the bead is canceled or tried again",
+        "the target has it already, a batch brought it, or the bead is ended by hand or tried again",
     ),
     Move(MergeStatus.OPEN, MergeStatus.FAILED, "its rounds of rework are used up"),
     Move(MergeStatus.IN_PROGRESS, MergeStatus.OPEN, "the target moved, a gate is red, or the merge lease ran out"),
     Move(MergeStatus.IN_PROGRESS, MergeStatus.PUSHING, "the gates passed and the bead is still wanted"),
-    Move(MergeStatus.IN_PROGRESS, MergeStatus.CLOSED, "the target has it already, or the bead is canceled"),
+    Move(MergeStatus.IN_PROGRESS, MergeStatus.CLOSED, "the target has it already, or the bead is ended by hand"),
     Move(MergeStatus.IN_PROGRESS, MergeStatus.FAILED, "it can never be merged"),
     Move(MergeStatus.PUSHING, MergeStatus.CLOSED, "the target has it"),
     Move(

@@ -24,6 +24,7 @@ Everything = Annotated[bool, typer.Option("--all", help="Closed ones as well.")]
 Again = Annotated[bool, typer.Option("--again", help="Have its agent work on it once more, from its own commits.")]
 By = Annotated[list[str], typer.Option("--by", metavar="BEAD", help="The bead to wait for; several are possible.")]
 Reason = Annotated[str, typer.Option("--reason", "-m", help="Why: others will read it.")]
+Note = Annotated[str, typer.Option("--note", "-m", help="By what other means, or where it is: others will read it.")]
 Restore = Annotated[int | None, typer.Option("--restore", metavar="N", help="Make a branch of attempt N's work.")]
 NewBranch = Annotated[str | None, typer.Option("--branch", metavar="NAME", help="Its name; default: BEAD-N.")]
 
@@ -111,6 +112,25 @@ def cancel(bead_id: BeadId) -> None:
     effects = ask(lambda session, town_id: work.cancel(session, town_id, bead_id))
     publish_after(effects)
     screen.say(f"{bead_id} is canceled" + (", and its attempt is stopped" if effects else ""))
+
+
+@bead.command()
+def done(bead_id: BeadId, note: Note) -> None:
+    """Say that what a bead is for is done by other means: who waits for it goes on, nothing of its own is merged."""
+    from gastown.cli import screen
+    from gastown.cli.ask import ask, publish_after
+    from gastown.cli.words import one_line
+    from gastown.commands import work
+    from gastown.errors import UsageError
+
+    words = one_line(note, 500)
+    if not words:
+        raise UsageError(
+            "others have to know where it is", hint=f"gastown bead done {bead_id} --note 'merged as 1a2b3c'"
+        )
+    effects = ask(lambda session, town_id: work.finish(session, town_id, bead_id, words))
+    publish_after(effects)
+    screen.say(f"{bead_id} is done" + (", and its attempt is stopped" if effects else ""))
 
 
 @bead.command()

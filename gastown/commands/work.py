@@ -79,6 +79,24 @@ def cancel(session: Session, town_id: int, bead_id: str, *, actor: str = "user")
 
     Raises Refused when it is closed already, or its merge is being pushed.
     """
+    return cancel_locked(session, _lock_to_end(session, town_id, bead_id), actor)
+
+
+def finish(session: Session, town_id: int, bead_id: str, note: str, *, actor: str = "user") -> list[StopContainer]:
+    """What the bead was for is done by other means, as `note` says: it is closed as `done`, which releases those that
+    wait for it. The rest is as in `cancel`: nothing of its own work is merged.
+
+    Raises Refused also for a bead that was made for a merge, which waits for a head.
+    """
+    bead = _lock_to_end(session, town_id, bead_id)
+    if bead.purpose in FOR_A_MERGE:
+        hint = f"gastown bead cancel {bead_id}, then gastown mr list"
+        raise Refused(f"{bead_id} was made by Gastown for a merge, which waits for what its agent says", hint=hint)
+    said = f"done by other means: {note}"
+    return _end_locked(session, bead, Resolution.DONE, said, f"said to be done by {actor}", actor)
+
+
+def _lock_to_end(session: Session, town_id: int, bead_id: str) -> Bead:
     bead = beads.lock_known_bead(session, bead_id, town_id, dependants=True)
     if bead.status == BeadStatus.CLOSED:
         raise Refused(f"{bead_id} is {bead.resolution} already", hint=f"gastown bead show {bead_id}")
@@ -86,17 +104,23 @@ def cancel(session: Session, town_id: int, bead_id: str, *, actor: str = "user")
         raise Refused(f"{bead_id} lands convoy {bead.convoy_id}", hint=f"gastown convoy close {bead.convoy_id}")
     if bead.status == BeadStatus.FAILED:
         landings.forgive(session, bead)
-    return cancel_locked(session, bead, actor)
+    return bead
 
 
 def cancel_locked(session: Session, bead: Bead, actor: str) -> list[StopContainer]:
-    """The same of a bead that is not closed, and locked together with those that wait for it."""
+    """Cancel a bead that is not closed, and that is locked together with those that wait for it."""
+    return _end_locked(session, bead, Resolution.CANCELED, "canceled", f"canceled by {actor}", actor)
+
+
+def _end_locked(
+    session: Session, bead: Bead, resolution: Resolution, said: str, stopped: str, actor: str
+) -> list[StopContainer]:
     _refuse_pushing(session, bead.id)
-    beads.close_bead(session, bead, Resolution.CANCELED, actor, "canceled")
+    beads.close_bead(session, bead, resolution, actor, said)
     made = rework.cancel_for(session, bead.id, actor, f"canceled with {bead.id}")
     stops = []
     for each in (bead, *made):
-        live = attempts.stop_live(session, each, StopCode.CANCELED, f"canceled by {actor}")
+        live = attempts.stop_live(session, each, StopCode.CANCELED, stopped)
         agents.unhook(session, each.id)
         stops += [] if live is None else [_stop(session, live)]
     requests.close_request(session, bead)

@@ -106,7 +106,8 @@ _BY_HOLD = {
     ),
     HoldCode.AWAITING_APPROVAL: _BY_VERDICT[Verdict.AWAITING_APPROVAL],
     HoldCode.BRANCH_GONE: (
-        "somebody deleted its branch unmerged: have it published anew, or cancel the bead",
+        "somebody deleted its branch, and the target has nothing of it: have it published anew, cancel the bead, or, "
+        "when the target has it in another form, say so (gastown bead done)",
         "gastown bead retry {id}",
     ),
     HoldCode.MERGE_ERROR: ("something unexpected stopped the merge: try it again", "gastown bead retry {id}"),

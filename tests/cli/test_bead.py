@@ -139,6 +139,22 @@ def test_cancel_stops_the_attempt(gastown: Gastown) -> None:
     assert gastown("attempts", bead_id, "--json").json[0]["status"] == "stopped"
 
 
+def test_done_by_other_means(gastown: Gastown) -> None:
+    with transaction() as session:
+        bead_id, other = an_attempt(session).bead_id, a_bead(session).id
+        session.add(BeadDependency(bead_id=other, blocker_id=bead_id, kind="blocks"))
+    assert gastown("bead", "done", bead_id).code == 2
+    assert gastown("bead", "done", bead_id, "--note", " \n").code == 2
+    assert f"{bead_id} is done, and its attempt is stopped\n" in gastown("bead", "done", bead_id, "-m", "by\nhand").out
+    shown = gastown("bead", "show", bead_id, "--json").json
+    assert (shown["bead"]["resolution"], shown["attempts"][0]["status"]) == ("done", "stopped")
+    assert shown["events"][-1]["message"] == "said to be done by user"
+    assert "done by other means: by hand" in [event["message"] for event in shown["events"]]
+    assert gastown("why", other, "--json").json["verdict"] == "ready"
+    said = gastown("bead", "done", bead_id, "--note", "again")
+    assert (said.code, said.err.splitlines()[0]) == (1, f"gastown: {bead_id} is done already")
+
+
 def test_why_takes_a_bead_or_all(gastown: Gastown) -> None:
     assert "nothing is open" in gastown("why").out
     assert gastown("why", "gt-x", "--all").code == 2

@@ -10,12 +10,15 @@ from gastown.commands import convoys, edges, work
 from gastown.db import transaction
 from gastown.errors import Refused
 from gastown.models import Escalation
-from gastown.states import BeadStatus, ConvoyStatus, Resolution, Verdict
+from gastown.states import BeadStatus, ConvoyStatus, HoldCode, MergeStatus, Resolution, Verdict
+from gastown.store import merges
 from gastown.store.convoy_detail import convoy_detail
 from gastown.store.explain import explain
 from tests.races import committed
 from tests.store import convoying as they
+from tests.store.merging import claim
 from tests.store.test_convoy_ends import failed_landing
+from tests.store.test_convoys import held_landing
 from tests.ticks import tick, verdict_of
 
 
@@ -165,3 +168,64 @@ def test_nobody_is_asked_about_members_of_a_convoy_that_was_closed(town_id: int)
     ask(convoys.close, town_id, convoy_id)
     tick()
     assert asked() == []
+
+
+@pytest.mark.parametrize("failed", [False, True])
+def test_what_is_done_by_other_means_releases_who_waits_for_it(town_id: int, failed: bool) -> None:
+    one, waiting = they.members(2)
+    ask(edges.block, town_id, waiting, one)
+    if failed:
+        they.fail(one)
+    else:
+        they.work(one)
+    ask(work.finish, town_id, one, "as 1a2b3c")
+    assert asked() == []
+    assert [they.bead(one).resolution, they.bead(one).status] == [Resolution.DONE, BeadStatus.CLOSED]
+    tick()
+    assert verdict_of(they.bead(waiting)) == Verdict.DISPATCH
+    if not failed:
+        assert they.request_of(one).status == MergeStatus.CLOSED
+
+
+def test_a_member_that_is_done_by_other_means_holds_no_landing(town_id: int) -> None:
+    good, bad, waiting = they.members(3)
+    convoy_id = they.make(town_id, [good, bad, waiting], start=False)
+    ask(convoys.order, town_id, convoy_id, waiting, bad)
+    ask(convoys.start, town_id, convoy_id)
+    they.finish(good)
+    they.fail(bad)
+    ask(work.finish, town_id, bad, "by hand")
+    tick()
+    tip = they.finish(waiting)
+    assert they.request_of(they.landings(convoy_id)[0].id).head_sha == tip
+
+
+def test_what_is_being_pushed_is_not_done_by_other_means(town_id: int) -> None:
+    [one] = they.members(1)
+    they.work(one)
+    order = claim(they.request_of(one))
+    assert ask(merges.begin_push, order, they.sha(), they.sha())
+    for command, more in ((work.finish, ("by hand",)), (work.cancel, ())):
+        with pytest.raises(Refused, match="is being pushed"):
+            ask(command, town_id, one, *more)
+
+
+def test_what_mends_a_merge_is_not_done_by_other_means(town_id: int) -> None:
+    _convoy_id, landing, _members = held_landing(town_id)
+    mending = they.request_of(landing.id).rework_id
+    with pytest.raises(Refused, match="was made by Gastown for a merge"):
+        ask(work.finish, town_id, mending, "by hand")
+
+
+def test_a_published_branch_that_a_person_merged_in_another_form_is_done(town_id: int) -> None:
+    """Edited, squashed and deleted: nothing tells its commits from work that was thrown away."""
+    [one] = they.members(1)
+    they.work(one)
+    order = claim(they.request_of(one))
+    assert ask(merges.hold, order, HoldCode.BRANCH_GONE, "its branch is gone, and the target has none of it")
+    tick()
+    with transaction() as session:
+        assert "gastown bead done" in explain(session, town_id, [one])[0].opens
+    ask(work.finish, town_id, one, "as 1a2b3c")
+    tick()
+    assert (they.bead(one).resolution, they.request_of(one).status) == (Resolution.DONE, MergeStatus.CLOSED)
