@@ -80,6 +80,7 @@ app.conf.update(
         "gastown.tasks.containers",
         "gastown.tasks.merge",
         "gastown.tasks.housekeeping",
+        "gastown.tasks.fleet",
     ],
 )
 

@@ -10,9 +10,10 @@ from sqlalchemy import select, text
 from sqlalchemy.orm import Session
 
 from gastown import api
+from gastown.celery_app import node_queue
 from gastown.models import Node
 from gastown.store import services
-from gastown.tasks import housekeeping
+from gastown.tasks import fleet
 from gastown.tasks.leases import Lease
 from tests.api.conftest import serve
 from tests.conftest import Clock
@@ -22,15 +23,14 @@ from tests.races import committed
 @pytest.fixture
 def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(services, "API_BEAT_S", 0.01)
-    monkeypatch.setattr(housekeeping, "NODE_BEAT_S", 0.01)
-    monkeypatch.setattr(housekeeping, "_stopping", threading.Event())
+    monkeypatch.setattr(fleet, "NODE_BEAT_S", 0.01)
 
 
 def failing_twice(real: Callable[..., Any], done: threading.Event) -> Callable[..., Any]:
     """Read-only, then a fault of our own; then it works."""
     calls: list[int] = []
 
-    def work(session: Session, *rest: Any) -> Any:
+    def work(session: Session, *rest: Any, **named: Any) -> Any:
         calls.append(1)
         if len(calls) == 1:
             session.execute(text("SET TRANSACTION READ ONLY"))
@@ -38,7 +38,7 @@ def failing_twice(real: Callable[..., Any], done: threading.Event) -> Callable[.
             raise ZeroDivisionError
         elif len(calls) == 4:
             done.set()
-        return real(session, *rest)
+        return real(session, *rest, **named)
 
     return work
 
@@ -55,14 +55,13 @@ def test_the_beat_of_the_api_survives(database: str, hurried: None, monkeypatch:
 
 def test_the_beat_of_a_node_survives(database: str, hurried: None, monkeypatch: pytest.MonkeyPatch) -> None:
     done = threading.Event()
-    monkeypatch.setattr(housekeeping, "rejoin", lambda *_: None)
-    monkeypatch.setattr(housekeeping.towns, "beat_node", failing_twice(housekeeping.towns.beat_node, done))
-    thread = threading.Thread(target=housekeeping._stay, args=("worker@n1", "n1"))
-    thread.start()
+    monkeypatch.setattr(fleet, "rejoin", lambda *_: None)
+    monkeypatch.setattr(fleet.membership, "beat", failing_twice(fleet.membership.beat, done))
+    member = fleet.Membership("worker@n1", {node_queue("local")})
+    member.begin(None)
     assert done.wait(10)
-    housekeeping._stopping.set()
-    thread.join(10)
-    assert committed(lambda session: session.scalars(select(Node.name)).all()) == ["n1"]
+    member.end()
+    assert committed(lambda session: session.scalars(select(Node.name)).all()) == ["local"]
 
 
 def test_a_lease_whose_beat_raises_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:

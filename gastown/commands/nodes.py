@@ -1,10 +1,11 @@
-"""What people ask of a node: to take no more starts, to have its attempts wind down, and to go on."""
+"""What people ask of a node: to take no more starts, to have its attempts wind down, to go on, and to be gone."""
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from gastown.commands import membership
 from gastown.db import gastown_now
-from gastown.errors import NotFound
+from gastown.errors import NotFound, Refused
 from gastown.models import Dispatch, Node
 from gastown.states import LIVE, DispatchStatus, StopCode
 from gastown.store import attempts, endings
@@ -37,6 +38,26 @@ def reopen(session: Session, town_id: int, name: str, *, actor: str = "user") ->
     return True
 
 
+def remove(session: Session, town_id: int, name: str, *, actor: str = "user") -> None:
+    """Nobody is shown the node any more. A worker that beats under its name makes it one again.
+
+    Its row stays while attempts of before name it. Raises NotFound; Refused while it lives, or attempts on it do.
+    """
+    node = _lock(session, name)
+    now = session.scalars(select(gastown_now())).one()
+    if not membership.is_silent(node, now):
+        hint = "stop its workers first; after that it takes 45 s to count as gone"
+        raise Refused(f"{name} is alive: a worker of it beat at {node.heartbeat_at:%H:%M:%S} UTC", hint=hint)
+    if live := count_live(session, name):
+        hint = f"gastown node drain {name} --stop, or wait until their leases run out: gastown node show {name}"
+        raise Refused(f"{live} attempts on {name} have not ended", hint=hint)
+    if session.scalar(select(Dispatch.id).where(Dispatch.node_id == node.id).limit(1)) is None:
+        session.delete(node)
+    else:
+        node.removed_at = now
+    record(session, town_id, "node_removed", f"{name} is no node any more", actor=actor)
+
+
 def stop_attempts(session: Session, name: str, *, actor: str = "user") -> int:
     """What runs there, of any town, saves its work and ends: that costs no bead anything. How many. Raises NotFound.
 
@@ -67,11 +88,12 @@ def count_live(session: Session, name: str) -> int:
 
 def _lock(session: Session, name: str) -> Node:
     _get(session, name)
-    return session.scalars(select(Node).where(Node.name == name).with_for_update(key_share=True)).one()
+    query = select(Node).where(Node.name == name).execution_options(populate_existing=True)
+    return session.scalars(query.with_for_update(key_share=True)).one()
 
 
 def _get(session: Session, name: str) -> Node:
-    node = session.scalar(select(Node).where(Node.name == name))
+    node = session.scalar(select(Node).where(Node.name == name, Node.removed_at.is_(None)))
     if node is None:
         raise NotFound("node", name, hint="gastown node list")
     return node

@@ -9,6 +9,8 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from gastown import gates
+from gastown.commands import membership
+from gastown.commands.membership import Place
 from gastown.db import gastown_now
 from gastown.errors import NotFound, Refused, UsageError
 from gastown.gates import Gate, MergeMethod
@@ -29,10 +31,10 @@ def ensure_town(session: Session, name: str) -> int:
 
 
 def beat_node(session: Session, name: str, runtime: str, capacity: int) -> int:
-    """A worker of this node is alive, and takes starts: a drain of before is over."""
-    values = {"runtime": runtime, "capacity": capacity, "heartbeat_at": gastown_now(), "draining_at": None}
-    statement = insert(Node).values(name=name, **values).on_conflict_do_update(index_elements=["name"], set_=values)
-    return session.scalars(statement.returning(Node.id)).one()
+    """A worker of this node is alive, and takes starts: a drain of before is over. It does not say which machine."""
+    node_id = membership.beat(session, Place(name=name, runtime=runtime, capacity=capacity)).node_id
+    assert node_id is not None
+    return node_id
 
 
 def drain_node(session: Session, name: str) -> None:

@@ -34,10 +34,10 @@ from gastown.sim.users import Users
 from gastown.sim.workers import Fleet, SimLease, Worker
 from gastown.store import services, workers
 from gastown.store.views import API
-from gastown.tasks import housekeeping
+from gastown.tasks import fleet
 
 NOON = datetime(2026, 1, 5, 12, tzinfo=UTC)
-NODE_BEAT_S, API_BEAT_S = housekeeping.NODE_BEAT_S, services.API_BEAT_S
+NODE_BEAT_S, API_BEAT_S = fleet.NODE_BEAT_S, services.API_BEAT_S
 BEATS = ("beat-1", "beat-2")
 
 
@@ -275,7 +275,7 @@ class World:
             if node is not None:
                 in_transaction(lambda session: towns.beat_node(session, node.name, "process", node.capacity))
             if not worker.joined:
-                housekeeping.rejoin(worker.hostname, node.name if node else None)
+                fleet.rejoin(worker.hostname, node.name if node else None)
                 worker.joined = True
 
         self.do(f"beat of {worker.name}", beat, worker)

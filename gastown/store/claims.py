@@ -1,5 +1,6 @@
 """What a tick takes: the town's lock, the due beads, and as many ready ones as there are free slots."""
 
+import json
 from datetime import datetime
 from typing import Any
 
@@ -63,6 +64,8 @@ CROSS JOIN LATERAL (
     FROM beads b
     WHERE b.town_id = :town_id AND b.rig_id = rigs.id AND b.ready_at IS NOT NULL AND b.id <> ALL(:skipped)
       AND coalesce(b.agent, rigs.agent, '') <> ALL(CAST(:resting AS text[]))
+      AND (NOT jsonb_exists(CAST(:only AS jsonb), rigs.id::text)
+           OR jsonb_exists(CAST(:only AS jsonb) -> rigs.id::text, coalesce(b.agent, rigs.agent, '')))
     ORDER BY {rank} LIMIT :wanted
 ) ready
 LEFT JOIN LATERAL (
@@ -97,7 +100,7 @@ def claim_ready(
 
 def _found(session: Session, room: Room, values: dict[str, Any]) -> list[Candidate]:
     """Enough of each rig for all slots, and for those that are probes also whoever is likeliest to start."""
-    values = values | {"resting": sorted(room.resting)}
+    values = values | _of_presets(room)
     rows = [] if room.probing else session.execute(_CANDIDATES, values).all()
     if room.probes:
         rows = [*rows, *session.execute(_PROBES, values).all()]
@@ -142,7 +145,13 @@ def something_due(session: Session, town_id: int) -> bool:
     if room.slots == 0 or not room.open_rigs:
         return False
     values = {"town_id": town_id, "rig_ids": room.open_rigs, "wanted": 1, "skipped": []}
-    return bool(session.execute(_CANDIDATES, values | {"resting": sorted(room.resting)}).all())
+    return bool(session.execute(_CANDIDATES, values | _of_presets(room)).all())
+
+
+def _of_presets(room: Room) -> dict[str, Any]:
+    """Which presets start nothing, and of which rigs only some fit on a node that has a place."""
+    only = {rig_id: sorted(only) for rig_id in room.open_rigs if (only := room.presets_of(rig_id)) is not None}
+    return {"resting": sorted(room.resting), "only": json.dumps(only)}
 
 
 def _is_in_want(session: Session, town_id: int) -> bool:

@@ -17,6 +17,7 @@ from gastown.reconcile.placement import Room
 from gastown.reconcile.policy import Policy
 from gastown.reconcile.views import SPEND_WINDOW, NodeView, Rest, RigView, TownView
 from gastown.store import escalations
+from gastown.store.members import refusals
 from gastown.store.moves import record
 from gastown.store.policies import Policies, load_policies
 from gastown.store.services import SILENCE_S
@@ -49,6 +50,7 @@ _TOWN = text(f"""
         FROM dispatches WHERE town_id = :town_id AND {IS_LIVE} GROUP BY rig_id
     )
     SELECT town.*, rigs.id AS rig_id, rigs.name AS rig_name, rigs.agent AS preset, rigs.paused_at AS rig_paused_at,
+        rigs.node_labels, rigs.container,
         coalesce(live.used, 0) AS used, coalesce(live.starting, 0) AS starting, live.reserved_usd
     FROM town LEFT JOIN rigs ON rigs.town_id = :town_id LEFT JOIN live ON live.rig_id = rigs.id
     ORDER BY rigs.id
@@ -59,6 +61,7 @@ _NODES = text(f"""
         FROM dispatches WHERE {IS_LIVE} GROUP BY node_id
     )
     SELECT nodes.id, nodes.name, nodes.capacity, nodes.heartbeat_at, nodes.closed_at,
+        nodes.runtime, nodes.labels, nodes.images, nodes.workers,
         coalesce(nodes.draining_at, nodes.closed_at) IS NOT NULL AS draining,
         coalesce(live.used, 0) AS used, coalesce(live.starting, 0) AS starting,
         failed.failures, failed.failed_at, failed.failure, failed.failed_rigs
@@ -78,6 +81,7 @@ _NODES = text(f"""
             ORDER BY ended_at DESC LIMIT :most
         ) AS latest
     ) AS failed
+    WHERE nodes.removed_at IS NULL
     ORDER BY nodes.id
 """)
 
@@ -148,7 +152,15 @@ def _rig_view(row: Any, policies: Policies) -> RigView:
         paused_at=row.rig_paused_at,
         wrong=policies.wrong.get(row.rig_id),
         no_environment=row.rig_id in policies.environments,
+        node_labels=_words(row.node_labels),
+        contained=bool(row.container),
+        image=isinstance(row.container, dict) and bool(row.container.get("image")),
     )
+
+
+def _words(stored: Any) -> tuple[str, ...]:
+    """Of what may have got into the row by hand, only what makes sense: one row must not cost all others."""
+    return tuple(map(str, stored)) if isinstance(stored, (list, dict)) else ()
 
 
 def _nodes(session: Session, now: datetime, policy: Policy) -> tuple[NodeView, ...]:
@@ -170,6 +182,10 @@ def _nodes(session: Session, now: datetime, policy: Policy) -> tuple[NodeView, .
             failed_at=row.failed_at,
             failure=row.failure or "",
             failed_rigs=tuple(row.failed_rigs or ()),
+            runtime=row.runtime,
+            labels=_words(row.labels),
+            images=_words(row.images),
+            refused="; ".join(refusals(row.workers, silent_from)),
         )
         for row in rows
     )

@@ -54,11 +54,12 @@ def runtime_of_node(session: Session, node: str) -> str | None:
 
 
 def busy_nodes(session: Session) -> list[str]:
-    """Nodes with an attempt that ought to be there."""
+    """Nodes with an attempt that ought to be there, and a worker of late that can look."""
+    beating = Node.heartbeat_at > gastown_now() - timedelta(seconds=BEATING_S)
     statement = (
         select(Node.name)
         .join(Dispatch, Dispatch.node_id == Node.id)
-        .where(Dispatch.status.in_((DispatchStatus.STARTING, DispatchStatus.RUNNING)))
+        .where(Dispatch.status.in_((DispatchStatus.STARTING, DispatchStatus.RUNNING)), beating)
         .distinct()
     )
     return list(session.scalars(statement))
