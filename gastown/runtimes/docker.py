@@ -122,20 +122,17 @@ class DockerRuntime:
     def _other(self, name: str, spec: RunSpec) -> Handle:
         """Of somebody else's start of the same attempt, once that has begun it."""
         deadline = time.monotonic() + START_TIMEOUT_S
-        while True:
-            found = self.engine.look(name)
-            if found is None:
-                raise RuntimeUnavailable(f"another start of {spec.name} was undone a moment ago")
-            if not self._is_ours(found, spec.name):
+        while time.monotonic() < deadline:
+            found = self.engine.look(name)  # None: its name is taken before it can be seen
+            if found is not None and not self._is_ours(found, spec.name):
                 raise StartRefused(
                     f"there is a container {name} that is not of this installation",
                     hint=f"docker inspect {name} says what it is; docker rm {name} makes room",
                 )
-            if found["State"]["Status"] != "created":
+            if found is not None and found["State"]["Status"] != "created":
                 return Handle(spec.name)
-            if time.monotonic() > deadline:
-                raise RuntimeUnavailable(f"another start of {spec.name} does not get on")
             time.sleep(0.02)
+        raise RuntimeUnavailable(f"another start of {spec.name} does not get on")
 
     def _begin(self, container: str, spec: RunSpec, home: Path) -> Handle:
         """Start it, and tell it who it is. If that is cut short, its standard input ends, and with that it does."""

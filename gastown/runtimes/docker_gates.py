@@ -28,12 +28,12 @@ def run(engine: Engine, place: Place, spec: CommandSpec, should_stop: Callable[[
     if not spec.cwd.is_dir():
         raise RuntimeUnavailable(f"`{spec.command}` could not be started: there is no directory {spec.cwd}")
     image = images.require(engine, spec.container.image, supervised=False)
-    started = time.monotonic()
     container = _make(engine, place, spec, image)
     kept = HeadAndTail(spec.max_output_bytes)
     try:
         with _Stream(engine, container) as stream:
             _begin(engine, container, spec)
+            started = time.monotonic()
             ended = _read_until_ended(engine, container, stream, kept, started + spec.timeout_s, should_stop)
         duration = time.monotonic() - started
         state = _state(engine, container) if ended else {}

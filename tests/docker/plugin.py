@@ -34,6 +34,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     if not wanted or session.config.option.collectonly or why_not() is not None:
         return
     used = {name for item in wanted for name in getattr(item, "fixturenames", ())}
+    used |= {name for item in wanted for each in item.iter_markers("docker") for name in each.args}  # of parameters
     for fixture in used & IMAGES.keys():
         image(fixture)
 

@@ -11,9 +11,3 @@ def town(tmp_path: Path) -> Iterator[Town]:
     town = Town(tmp_path, make_repository(tmp_path / "origin.git"))
     yield town
     town.close()
-
-
-@pytest.fixture(params=["process"])
-def runtime(request: pytest.FixtureRequest, town: Town) -> object:
-    """Every runtime there is: the contract is one."""
-    return {"process": town.runtime}[request.param]
