@@ -71,6 +71,7 @@ app.conf.update(
     task_routes={"gastown.merge": {"queue": "merge", "routing_key": "merge"}},
     beat_schedule=BEAT_SCHEDULE,
     beat_max_loop_interval=5,
+    beat_enable_remote_control=True,  # so that somebody can ask whether it is there
     # events are for Flower alone, which switches them on
     worker_send_task_events=False,
     worker_redirect_stdouts=False,

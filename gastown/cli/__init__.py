@@ -22,6 +22,7 @@ MODULES = (
     "gastown.cli.demo",
     "gastown.cli.sim",
     "gastown.cli.config",
+    "gastown.cli.doctor",
     "gastown.cli.runs",
     "gastown.cli.rig",
     "gastown.cli.sling",

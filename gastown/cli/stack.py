@@ -96,7 +96,7 @@ def _print_stack(now: "StackStatus", settings: "Settings") -> None:
         restarts = f", restarted {count(child.restarts, 'time')}" if child.restarts else ""
         reason = f", last {child.reason}" if child.reason else ""
         typer.echo(f"  {child.name:<9} {child.state:<10} pid {child.pid or '-'}{restarts}{reason}")
-    for name, url in (("postgres", settings.database_url), ("redis", settings.broker_url)):
+    for name, url in (("postgres", settings.database_url), ("broker", settings.broker_url)):
         if url:
             from gastown.cli.config import masked
 

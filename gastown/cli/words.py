@@ -121,7 +121,10 @@ def size(count: int) -> str:
     """Bytes for people."""
     if count < 1000:
         return f"{count} B"
-    return f"{count / 1000:.1f} kB" if count < 1_000_000 else f"{count / 1_000_000:.1f} MB"
+    for unit, whole in (("kB", 1000), ("MB", 1_000_000)):
+        if count < 1000 * whole:
+            return f"{count / whole:.1f} {unit}"
+    return f"{count / 1_000_000_000:.1f} GB"
 
 
 def count(number: int, noun: str) -> str:

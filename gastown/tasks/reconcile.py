@@ -130,6 +130,9 @@ def dispatch(bead_id: str) -> None:
 
     An unknown or finished bead is logged and left: `celery call` waits for no answer, `gastown bead dispatch` does.
     """
+    if not (isinstance(bead_id, str) and bead_id.isprintable()):  # typed into a shell, so anything at all
+        log.warning("dispatch_refused", bead=repr(bead_id), reason="that is no bead's id, such as gt-7k3fq")
+        return
     try:
         town_id = in_transaction(lambda session: work.force_dispatch(session, bead_id, actor="celery call"))
     except RequestError as error:
