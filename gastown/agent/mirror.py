@@ -13,10 +13,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from gastown.agent import large_files, locks, submodules
+from gastown.agent import large_files, lending, locks, submodules
 from gastown.agent.git import NETWORK_TIMEOUT_S, GitError, git
 from gastown.agent.protocol import SNAPSHOT
-from gastown.agent.remaking import REMADE, is_damaged, refs_in, remake
+from gastown.agent.remaking import REMADE, is_damaged, remake
 
 HEADS = "+refs/heads/*:refs/remotes/origin/*"
 TAGS = "+refs/tags/*:refs/tags/*"
@@ -57,7 +57,7 @@ class Mirror:
         if not path.is_dir():
             path.parent.mkdir(parents=True, exist_ok=True)
             with mirror.locked():
-                mirror._make()
+                mirror.make()
         return mirror
 
     def module(self, repository: str) -> "Mirror":
@@ -66,7 +66,8 @@ class Mirror:
         lender = None if self.lender is None else _modules_beside(self.lender) / name
         return self._at(_modules_beside(self.path) / name, repository, lender)
 
-    def _make(self) -> None:
+    def make(self) -> None:
+        """Whoever calls it holds the lock."""
         if self.path.is_dir():
             return
         remade = self.path.with_suffix(REMADE)
@@ -77,7 +78,7 @@ class Mirror:
         shutil.rmtree(unfinished, ignore_errors=True)  # of somebody who died here; we hold the lock
         self.make_bare(unfinished)
         if self.lender is not None:
-            borrow(unfinished, self.lender)
+            lending.borrow(unfinished, self.lender)
         unfinished.rename(self.path)
 
     @staticmethod
@@ -141,6 +142,11 @@ class Mirror:
     def keep(self, worktree: Path, *refspecs: str) -> None:
         """Bring commits of a clone into the mirror, as in `keep(worktree, f"+{sha}:{wip_ref}")`. No network."""
         self._twice(lambda: git("push", "--quiet", "--", str(self.path), *refspecs, cwd=worktree, env=self._marked))
+
+    def take(self, source: Path, refspecs: Sequence[str]) -> None:
+        """Bring refs of a repository of our own on this machine. No network."""
+        options = ("--quiet", "--no-tags", "--no-prune", "--no-write-fetch-head", "--no-auto-gc", "--force")
+        self._twice(lambda: self._git("fetch", *options, "--", str(source), *refspecs))
 
     def set_ref(self, ref: str, sha: str) -> None:
         """Point one of our own refs (refs/gastown/...) at a commit that the mirror has."""
@@ -251,20 +257,6 @@ class Mirror:
                         raise GitError(what, "fatal: another use of this mirror does not end", None) from None
                     time.sleep(LOCK_POLL_S)
             yield
-
-
-def borrow(path: Path, lender: Path) -> None:
-    """Take the objects of another mirror by reference, and what it knows of the remote, so that little is fetched.
-
-    Without a lender, or with one that is not whole, everything comes from the remote.
-    """
-    if not (lender / "objects").is_dir() or not (lender / "HEAD").is_file():
-        return
-    known = {ref: sha for ref, sha in refs_in(lender).items() if ref.startswith(("refs/remotes/origin/", "refs/tags/"))}
-    (path / "packed-refs").write_bytes(os.fsencode("".join(f"{sha} {ref}\n" for ref, sha in sorted(known.items()))))
-    info = path / "objects" / "info"
-    info.mkdir(exist_ok=True)
-    (info / "alternates").write_bytes(os.fsencode(lender / "objects") + b"\n")
 
 
 def _modules_beside(mirror: Path) -> Path:

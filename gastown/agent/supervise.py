@@ -16,6 +16,7 @@ from gastown.agent.failures import Failed, ending, plain, printable
 from gastown.agent.feature import target_of
 from gastown.agent.git import GitError
 from gastown.agent.heartbeat import Heart
+from gastown.agent.lending import recall
 from gastown.agent.mirror import Mirror
 from gastown.agent.offline import CannotConfine, confinement
 from gastown.agent.output import Pump, Sender, Spool
@@ -147,6 +148,7 @@ class Supervision:
         if shared_home is not None:
             self._wait_for_earlier()
         mirror = Mirror.open(self.home, given.rig_id, given.repository, shared_home)
+        recall(mirror, given.bead_id, given.epoch)
         self.pushes = Pushes(mirror, journal.note)
         for ref in salvage(self.home, mirror, given.bead_id, given.epoch, person_of(given), journal.note):
             self.pushes.start(ref)

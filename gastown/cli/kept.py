@@ -6,11 +6,12 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from gastown.agent import archive, kept
+from gastown.agent import archive, beadhomes, kept
 from gastown.agent.archive import Attempt
 from gastown.agent.git import GitError
 from gastown.agent.kept import Work
 from gastown.agent.mirror import Mirror
+from gastown.agent.protocol import wip_ref
 from gastown.cli import screen
 from gastown.cli.ask import ask
 from gastown.errors import GitFailed, NotFound, Refused, RepositoryUnavailable, UsageError
@@ -54,7 +55,7 @@ class _Known:
 def attempts_of(bead_id: str) -> list[Kept]:
     """Every attempt on a bead. Raises NotFound."""
     known = _known(bead_id)
-    mirror = _mirror(known)
+    mirror = _mirror(known, bead_id)
     refs = archive.find(mirror) if mirror else {}
     return [_kept(known, mirror, refs, bead_id, row) for row in known.rows]
 
@@ -70,11 +71,16 @@ def _known(bead_id: str) -> _Known:
     return ask(read)
 
 
-def _mirror(known: _Known) -> Mirror | None:
-    """This machine's, unless it has none."""
+def _mirror(known: _Known, bead_id: str) -> Mirror | None:
+    """This machine's, with all that its containers keep of this bead; None when it has neither."""
     home = get_settings().home
-    there = (home / "mirrors" / f"{known.rig_id}.git").is_dir()
-    return Mirror.open(home, known.rig_id, known.repository) if there else None
+    contained = bead_id in beadhomes.names(home)
+    if not contained and not (home / "mirrors" / f"{known.rig_id}.git").is_dir():
+        return None
+    mirror = Mirror.open(home, known.rig_id, known.repository)
+    if contained:
+        beadhomes.bring(mirror, wip_ref(bead_id, 1))
+    return mirror
 
 
 def _kept(
@@ -129,7 +135,7 @@ def restore(bead_id: str, epoch: int, branch: str | None) -> dict[str, Any]:
     row = next((each for each in known.rows if each.epoch == epoch), None)
     if row is None:
         raise NotFound("attempt", f"{epoch} on {bead_id}", hint=f"gastown attempts {bead_id}")
-    mirror = _mirror(known)
+    mirror = _mirror(known, bead_id)
     refs = archive.find(mirror) if mirror else {}
     found = _kept(known, mirror, refs, bead_id, row).work
     if mirror is None or found is None:

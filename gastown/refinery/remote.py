@@ -1,5 +1,6 @@
 """Looking at the target of a merge: git's failures in our terms, and what the remote's branch already contains."""
 
+from gastown.agent import beadhomes
 from gastown.agent.git import GitError, git, succeeds
 from gastown.agent.mirror import Mirror
 from gastown.errors import GastownError, GitFailed, RepositoryUnavailable
@@ -31,7 +32,14 @@ def fetch_target(mirror: Mirror, branch: str) -> str | None:
 
 
 def has_commit(mirror: Mirror, sha: str, *refs: str) -> bool:
-    """Whether the mirror has this commit, now or after asking the remote: by these refs, then by the SHA itself."""
+    """Whether the mirror has this commit, now or after asking the homes of this node's containers and the remote.
+
+    The remote is asked by these refs, then by the SHA itself.
+    """
+    if mirror.resolve(sha):
+        return True
+    for ref in refs:
+        beadhomes.bring(mirror, ref)
     if mirror.resolve(sha):
         return True
     # never onto our own refs: the ref may have been pushed to since, and here it may hold what is found nowhere else

@@ -3,6 +3,7 @@
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from typing import Any
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -20,7 +21,13 @@ class Standing:
     now: datetime
     keep: timedelta
     ended: dict[int, datetime | None] = field(default_factory=dict)  # by epoch; None: it is live
+    names: set[str] = field(default_factory=set)  # what a runtime calls its attempts
     wanted: set[int] = field(default_factory=set)  # their heads are about to be merged
+
+    @property
+    def is_over(self) -> bool:
+        """The bead is, and so is each attempt on it, as far as the rows know."""
+        return self.closed_at is not None and None not in self.ended.values()
 
     def is_past(self, epoch: int) -> bool:
         """Nobody will add to it: it ended, and either the bead is over or a later attempt took its place."""
@@ -51,9 +58,10 @@ def standings(session: Session, rig_id: int, bead_ids: Collection[str], keep_day
         )
         for row in session.execute(select(Bead.id, Bead.status, Bead.closed_at).where(*wanted_beads))
     }
-    attempts = select(Dispatch.bead_id, Dispatch.epoch, Dispatch.status, Dispatch.ended_at)
+    attempts = select(Dispatch.id, Dispatch.bead_id, Dispatch.epoch, Dispatch.status, Dispatch.ended_at)
     for attempt in session.execute(attempts.where(Dispatch.bead_id.in_(list(found)))):
         found[attempt.bead_id].ended[attempt.epoch] = None if attempt.status in LIVE else attempt.ended_at
+        found[attempt.bead_id].names.add(str(attempt.id))
     unfinished = MergeRequest.status.not_in((MergeStatus.CLOSED, MergeStatus.FAILED))
     # the head may be that of a rework bead, which is over long before it is merged
     merges = select(Dispatch.bead_id, Dispatch.epoch).join(MergeRequest, Dispatch.id == MergeRequest.dispatch_id)
@@ -66,6 +74,13 @@ def rigs_of(session: Session, rig_ids: Collection[int]) -> dict[int, str]:
     """The repository of each of these rigs that is known here."""
     rows = session.execute(select(Rig.id, Rig.repository).where(Rig.id.in_(list(rig_ids))))
     return {row.id: row.repository for row in rows}
+
+
+def description_of(session: Session, bead_id: str) -> tuple[str | None, dict[str, Any]]:
+    """(preset of its last attempt, what its rig says of containers)"""
+    last = select(Dispatch.preset).where(Dispatch.bead_id == bead_id).order_by(Dispatch.epoch.desc()).limit(1)
+    container = select(Rig.container).join(Bead, Bead.rig_id == Rig.id).where(Bead.id == bead_id)
+    return session.scalars(last).first(), session.scalars(container).one()
 
 
 def rigs_of_beads(session: Session, bead_ids: Collection[str]) -> dict[str, int]:

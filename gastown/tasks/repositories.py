@@ -21,6 +21,7 @@ from gastown.agent.salvage import salvage
 from gastown.agent.workspace import leftovers
 from gastown.db import in_transaction
 from gastown.store.archive import Standing, rigs_of, rigs_of_beads, standings
+from gastown.tasks.bead_homes import tidy_bead_homes
 
 log = structlog.get_logger()
 
@@ -33,6 +34,7 @@ def tidy_repositories(home: Path, keep_days: float) -> None:
     with _alone(home) as alone:
         if not alone:
             return
+        tidy_bead_homes(home, keep_days)
         mirrors = _mirrors(home)
         _each(mirrors, partial(_salvage, home, keep_days))
         _each(mirrors, partial(_archive, keep_days))

@@ -1,0 +1,100 @@
+"""Upkeep of the homes that attempts in containers had: their work goes to this node's mirror, and then they go.
+
+A home goes when its bead is over, no container of it is there, and all that it holds is in the mirror (G3).
+"""
+
+import shlex
+from pathlib import Path
+
+import structlog
+
+from gastown.agent import beadhomes
+from gastown.agent.beadhomes import Untrusted
+from gastown.agent.git import GitError
+from gastown.agent.mirror import Mirror
+from gastown.agent.workspace import leftovers
+from gastown.commands import described
+from gastown.db import in_transaction
+from gastown.errors import GastownError
+from gastown.runtimes import CommandSpec, Runtime, registry
+from gastown.store.archive import Standing, description_of, rigs_of, rigs_of_beads, standings
+
+log = structlog.get_logger()
+
+SALVAGE = ("python3", "-P", "-m", "gastown.agent.salvaging")
+SALVAGE_S = 300.0
+
+
+def tidy_bead_homes(home: Path, keep_days: float) -> None:
+    """One run at a time; see `tidy_repositories`. What cannot be done for one bead holds no other up."""
+    there = beadhomes.names(home)
+    beads = in_transaction(lambda session: rigs_of_beads(session, there))
+    rigs = in_transaction(lambda session: rigs_of(session, set(beads.values())))
+    for rig_id, repository in sorted(rigs.items()):
+        mirror = Mirror.open(home, rig_id, repository)
+        _follow_remote(rig_id, mirror)
+        own = [bead_id for bead_id, rig in beads.items() if rig == rig_id]
+        for bead_id in own:
+            try:
+                _tidy(home, mirror, rig_id, bead_id, keep_days)
+            except (GitError, OSError, Untrusted, GastownError) as error:
+                log.warning("bead_home_not_tidied", bead=bead_id, error=str(error))
+
+
+def _follow_remote(rig_id: int, mirror: Mirror) -> None:
+    """The next container borrows from this mirror; nobody else may ever fetch into it on a node without merges."""
+    try:
+        mirror.fetch()
+    except GitError as error:
+        log.warning("mirror_not_fetched", rig=rig_id, error=str(error))
+
+
+def _tidy(home: Path, mirror: Mirror, rig_id: int, bead_id: str, keep_days: float) -> None:
+    standing = _standing(rig_id, bead_id, keep_days)
+    if standing is None:
+        return
+    expired = standing.is_over and all(standing.is_expired(epoch) for epoch in (0, *standing.ended))
+    if not expired:
+        taken = beadhomes.take(mirror, bead_id)
+        if taken:
+            log.info("bead_home_taken", bead=bead_id, refs=taken)
+    runtime = registry.get("docker")
+    if not standing.is_over or standing.names.intersection(runtime.list_names()):
+        return
+    if not expired and leftovers(home / beadhomes.FOLDER / bead_id, bead_id, 2**31):
+        _salvage(runtime, home, mirror, bead_id)
+        beadhomes.take(mirror, bead_id)
+    if not expired and (why := beadhomes.holds_more(mirror, bead_id)):
+        log.warning("bead_home_stays", bead=bead_id, reason=why)
+        return
+
+    def may_go() -> bool:
+        now = _standing(rig_id, bead_id, keep_days)
+        return now is not None and now.is_over and not now.names.intersection(runtime.list_names())
+
+    if beadhomes.remove(home, bead_id, may_go):
+        log.info("bead_home_removed", bead=bead_id)
+
+
+def _salvage(runtime: Runtime, home: Path, mirror: Mirror, bead_id: str) -> None:
+    """Of a supervisor that was killed. In a container: what an agent left there is not for git on this machine."""
+    own = home / beadhomes.FOLDER / bead_id
+    preset, of_rig = in_transaction(lambda session: description_of(session, bead_id))
+    container = described.container(preset, {**of_rig, "network": "none"})
+    arguments = map(str, (own, home, mirror.path.stem, bead_id))
+    result = runtime.run(
+        CommandSpec(
+            command=shlex.join([*SALVAGE, *arguments]),
+            cwd=own,
+            environment={"PYTHONPATH": "/opt/gastown"},
+            timeout_s=SALVAGE_S,
+            container=container,
+            readable=(mirror.path,),
+        )
+    )
+    said = result.output.decode(errors="replace").strip()[-2000:]
+    log.info("bead_home_salvaged", bead=bead_id, exit_code=result.exit_code, said=said)
+
+
+def _standing(rig_id: int, bead_id: str, keep_days: float) -> Standing | None:
+    return in_transaction(lambda session: standings(session, rig_id, [bead_id], keep_days)).get(bead_id)
