@@ -1,11 +1,14 @@
 """A town to start in."""
 
+from pathlib import Path
+
 import pytest
 
 from gastown.db import transaction
 from gastown.models import Town
 from tests.builders import a_node, a_rig, a_town, the_api_is_there
 from tests.conftest import Clock
+from tests.store import reviewing
 
 
 @pytest.fixture
@@ -21,3 +24,9 @@ def town(clock: Clock) -> Town:
 @pytest.fixture
 def town_id(town: Town) -> int:
     return town.id
+
+
+@pytest.fixture
+def reader(town_id: int, own_home: Path) -> None:
+    """The rig asks for reviews."""
+    reviewing.prepare(own_home)
