@@ -17,6 +17,7 @@ TERM_GRACE_S = 10.0  # between SIGTERM and SIGKILL
 GIT_GRACE_S = 2.0
 EXEC_LOOKS, EXEC_LOOK_S, FORK_S = 5, 0.002, 2.0
 _OURS = re.compile(r"(GASTOWN|CELERY|FLOWER)_")
+_SUPERVISORS = {"PYTHONPATH", "HOME", "HOSTNAME", "PWD", "OLDPWD", "SHLVL", "_"}
 _PLACEHOLDER = re.compile(r"\{(prompt_file|prompt|script_file)\}")
 
 
@@ -39,11 +40,8 @@ def environment_for(
     home = Path(launch.home) / "homes" / launch.bead_id
     for folder in (home, files.tmp):
         folder.mkdir(parents=True, exist_ok=True)
-    kept = {
-        name: value
-        for name, value in assignment.environment.items()
-        if not _OURS.match(name) and launch.token not in value
-    }
+    given = {**_of_container(launch), **assignment.environment}
+    kept = {name: value for name, value in given.items() if not _OURS.match(name) and launch.token not in value}
     path = kept.get("PATH", os.environ.get("PATH", os.defpath))
     if commands is not None and os.pathsep not in str(commands):
         path = f"{path}{os.pathsep}{commands}" if path else str(commands)
@@ -60,6 +58,13 @@ def environment_for(
         "TMPDIR": str(files.tmp),
         "GIT_TERMINAL_PROMPT": "0",
     }
+
+
+def _of_container(launch: Launch) -> dict[str, str]:
+    """What its image gives, and whoever made the container; but for what is there for the supervisor itself."""
+    if launch.shared_home is None:
+        return {}
+    return {name: value for name, value in os.environ.items() if name not in _SUPERVISORS}
 
 
 def prompt_text(assignment: Assignment) -> str:

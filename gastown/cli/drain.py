@@ -12,7 +12,7 @@ from gastown.agent.runs import node_mark
 from gastown.commands import towns
 from gastown.db import in_transaction
 from gastown.errors import GastownError, RuntimeUnavailable
-from gastown.runtimes.process import ProcessRuntime
+from gastown.runtimes import registry
 from gastown.settings import get_settings
 
 GRACE_S = 60.0
@@ -24,7 +24,7 @@ def drain(home: Path, *, grace_s: float = GRACE_S) -> int:
     Raises RuntimeUnavailable at the end, naming those that could not be stopped: one must not cost the others' work.
     """
     end_abandoned(node_mark(home))  # gates of merges whose worker is gone
-    runtime = ProcessRuntime(home)
+    runtime = registry.FACTORIES[get_settings().runtime]()
     names = runtime.list_names()
     if not names:
         return 0

@@ -15,11 +15,13 @@ from sqlalchemy.orm import Session
 
 from gastown.agent.protocol import CHUNK_BYTES, COST_USD, LOG_BYTES, Assignment, Checkpoint, Done, Heartbeat, LogChunk
 from gastown.commands import reviews
+from gastown.containers import layered
 from gastown.db import gastown_now
 from gastown.errors import Refused, UsageError
 from gastown.models import Agent, ApiToken, Bead, Dispatch, Event, Node, Rig
 from gastown.models import LogChunk as LogChunkRow
-from gastown.presets import load_preset
+from gastown.presets import Preset, load_preset
+from gastown.presets.environment import portable
 from gastown.states import (
     AgentStatus,
     BeadStatus,
@@ -67,7 +69,7 @@ def assignment(session: Session, dispatch_id: UUID, home: Path) -> Assignment:
         repository=rig.repository,
         branch=rig.branch,
         setup=rig.setup,
-        environment=environment_of(rig) | preset.environment,
+        environment=_environment(session, rig, dispatch, preset),
         argv=preset.argv,
         prompt_on_stdin=preset.stdin,
         preset=preset.name,
@@ -80,6 +82,14 @@ def assignment(session: Session, dispatch_id: UUID, home: Path) -> Assignment:
         notes=bead.failure_message or "",
         heartbeat_s=min(policy_of(session, rig.id).heartbeat_s, dispatch.lease_s / 3),  # of its lease, two may be late
     )
+
+
+def _environment(session: Session, rig: Rig, dispatch: Dispatch, preset: Preset) -> dict[str, str]:
+    """The rig's, as captured on a person's machine; in a container without that machine's paths, and with its own."""
+    captured = environment_of(rig)
+    if session.get_one(Node, dispatch.node_id).runtime != "docker":
+        return captured | preset.environment
+    return portable(captured) | preset.environment | layered(preset.layer, rig.container).environment
 
 
 def usual_heartbeats(connection: Connection | Session, said: list[tuple[str, Heartbeat]]) -> list[Beaten | None]:

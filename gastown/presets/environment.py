@@ -15,10 +15,20 @@ SESSION = re.compile(
 # A URL with a password in it, or with a user where that is often a token.
 LOGIN = re.compile(r"https?://[^/@\s]+@|://[^/@\s]*:[^/@\s]+@", re.IGNORECASE)
 
+PLACE = re.compile(r"(^|:)(/(?!/)|~)")  # an absolute path, or one in a list like PATH; no URL
+LOCALE = re.compile(r"LANG|LANGUAGE|LC_\w+|TZ|SHELL")
+
 
 def capture(environment: Mapping[str, str]) -> dict[str, str]:
     """Of this environment, what agents may have."""
     return {name: value for name, value in sorted(environment.items()) if _may_pass(name, value)}
+
+
+def portable(environment: Mapping[str, str]) -> dict[str, str]:
+    """Of what was captured on one machine, what means the same in a container: no paths, and no locale."""
+    return {
+        name: value for name, value in environment.items() if not PLACE.search(value) and not LOCALE.fullmatch(name)
+    }
 
 
 def _may_pass(name: str, value: str) -> bool:

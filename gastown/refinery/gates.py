@@ -1,12 +1,13 @@
 """Gates: the rig's own commands, run in a fresh clone through the rig's runtime, bounded in time and output."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from gastown.agent.git import GitError
 from gastown.agent.mirror import Mirror
 from gastown.agent.setup import CACHE
+from gastown.containers import Container
 from gastown.errors import NotFound, UsageError
 from gastown.gates import GATE_TIMEOUT_S, Gate
 from gastown.refinery import worktrees
@@ -87,6 +88,16 @@ class GateResult:
         )
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Place:
+    """What a command finds around it, and what of this machine it may see where it is kept apart from that."""
+
+    environment: Mapping[str, str] = field(repr=False)
+    writable: tuple[Path, ...]
+    readable: tuple[Path, ...]
+    container: Container
+
+
 def run_all(
     runtime: Runtime,
     worktree: Worktree,
@@ -98,6 +109,7 @@ def run_all(
     on_step: OnStep,
     should_stop: ShouldStop,
     setup_timeout_s: float = GATE_TIMEOUT_S,
+    container: Container | None = None,
 ) -> Iterator[GateResult]:
     """Run set-up, then the gates in order, yielding each result; the caller decides whether to go on.
 
@@ -108,12 +120,18 @@ def run_all(
     person.mkdir(mode=0o700, parents=True, exist_ok=True)
     rigs = {**environment, "HOME": str(person), CACHE: str(cache), "TMPDIR": str(worktree.scratch)}
     first = Gate(name="setup", command=setup, timeout_s=setup_timeout_s)
+    place = _Place(
+        environment=rigs,
+        writable=(worktree.path.resolve(), worktree.scratch.resolve(), cache.resolve()),
+        readable=worktrees.lenders(worktree.path),
+        container=container or Container(),
+    )
     for step, gate in [*([("setup", first)] if setup else []), *(("gate", gate) for gate in gates)]:
         failed: tuple[GateResult, ...] = ()
         while True:
             again = f" (try {len(failed) + 1} of {gate.retries + 1})" if failed else ""
             on_step("setup" if step == "setup" else f"gate: {gate.name}{again}")
-            result = replace(_run(runtime, worktree, step, gate, rigs, should_stop), failed=failed)
+            result = replace(_run(runtime, worktree, step, gate, place, should_stop), failed=failed)
             if not _may_pass_next_time(result):
                 break
             failed = (*failed, replace(result, failed=()))
@@ -131,7 +149,7 @@ def _run(
     worktree: Worktree,
     step: str,
     gate: Gate,
-    environment: Mapping[str, str],
+    place: _Place,
     should_stop: ShouldStop,
 ) -> GateResult:
     top = worktree.path.resolve()
@@ -152,8 +170,11 @@ def _run(
     spec = CommandSpec(
         command=gate.command,
         cwd=cwd,
-        environment={**environment, **gate.environment},
+        environment={**place.environment, **gate.environment},
         timeout_s=gate.timeout_s,
+        container=place.container,
+        writable=place.writable,
+        readable=place.readable,
     )
     result = runtime.run(spec, should_stop=should_stop)
     return replace(
@@ -183,6 +204,7 @@ def check_base(
     on_step: OnStep,
     should_stop: ShouldStop = lambda: False,
     setup_timeout_s: float = GATE_TIMEOUT_S,
+    container: Container | None = None,
 ) -> list[GateResult]:
     """Run set-up and every gate once on the head of `branch`, for `rig add`. Gates are left out when set-up fails.
 
@@ -210,6 +232,7 @@ def check_base(
                 on_step=on_step,
                 should_stop=should_stop,
                 setup_timeout_s=setup_timeout_s,
+                container=container,
             ):
                 results.append(result)
                 if result.stopped or (result.step == "setup" and not result.passed):

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from gastown.agent.tail import last_lines
+from gastown.containers import Container
 from gastown.gates import GATE_TIMEOUT_S, Gate, MergeMethod
 from gastown.states import HoldCode
 
@@ -40,6 +41,7 @@ class MergeJob:
     committer: str = "Gastown"
     email: str = "gastown@localhost"
     setup_timeout_s: float = GATE_TIMEOUT_S
+    container: Container = field(default_factory=Container)  # of set-up and gates, where these run in one
 
     @property
     def branch(self) -> str:

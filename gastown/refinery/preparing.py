@@ -157,6 +157,7 @@ def run_gates(
         on_step=on_step,
         should_stop=should_stop,
         setup_timeout_s=job.setup_timeout_s,
+        container=job.container,
     ):
         if result.stopped or should_stop():
             return Stopped()

@@ -57,6 +57,18 @@ def _empty(folder: Path) -> None:
         remove(entry)
 
 
+def lenders(worktree: Path) -> tuple[Path, ...]:
+    """The repositories whose objects it and its submodules borrow, without which git can do nothing in it."""
+    inside = worktree / ".git"
+    notes = [inside / "objects", *(inside / "modules").glob("**/objects")]
+    found: set[Path] = set()
+    for folder in notes:
+        with suppress(OSError):
+            lines = (folder / "info" / "alternates").read_text().splitlines()
+            found |= {Path(line).resolve().parent for line in lines if line.startswith("/")}
+    return tuple(sorted(found))
+
+
 def directory(home: Path, rig_id: int) -> Path:
     return home.resolve() / "merges" / str(rig_id)
 

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 from uuid import UUID
 
 from sqlalchemy.orm import Session
@@ -47,6 +48,8 @@ class MergeOrder:
     held_code: str | None  # what held it until now
     held_reason: str | None
     members: tuple["MergeOrder", ...] = ()  # that are merged along with it, each on top of the one before it
+    preset: str | None  # the rig's usual one
+    container: dict[str, Any]  # what the rig says of its containers
     mender: str | None  # the preset that is to mend what may hold it, if its agents can
 
 
@@ -86,6 +89,8 @@ def order_of(
         published_ref=request.published_ref,
         held_code=request.held_code,
         held_reason=request.held_reason,
+        preset=rig.agent,
+        container=rig.container,
         mender=mender_of(session, request),
     )
 

@@ -1,14 +1,16 @@
 """One merge, from the claim to the record. Every record is a compare-and-set on the merge epoch, so that whoever lost
 the lease writes nothing; a crash at any line is settled by looking at the target."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any, assert_never
 
 import structlog
 
 from gastown.celery_app import app
+from gastown.commands import described
 from gastown.db import in_transaction
 from gastown.errors import Refused, TemporaryError
+from gastown.presets.environment import portable
 from gastown.refinery import merging
 from gastown.runtimes import registry
 from gastown.settings import get_settings
@@ -88,6 +90,14 @@ def _job(order: MergeOrder) -> merging.MergeJob:
     )
 
 
+def _gated(order: MergeOrder, job: merging.MergeJob) -> merging.MergeJob:
+    """With the container of its gates, where these run in one. Raises UsageError for one that makes no sense."""
+    if get_settings().runtime != "docker":
+        return job
+    container = described.container(order.preset, order.container)
+    return replace(job, container=container, environment=portable(order.environment))
+
+
 def _merge(order: MergeOrder, job: merging.MergeJob, lease: Lease) -> None:
     if publishing.goes_on(order, job, lost=lease.is_over()):
         return
@@ -97,9 +107,11 @@ def _merge(order: MergeOrder, job: merging.MergeJob, lease: Lease) -> None:
     if order.own_staged_sha is not None:
         _land(order, job, order.own_staged_sha, lease)
         return
-    runtime = registry.get("process")
+    runtime = registry.get(get_settings().runtime)  # a merge worker has what its node has
+    job = _gated(order, job)
     if order.members:
-        prepared = batches.prepare(order, [job, *map(_job, order.members)], runtime, lease)
+        others = [_gated(each, _job(each)) for each in order.members]
+        prepared = batches.prepare(order, [job, *others], runtime, lease)
     else:
         prepared = merging.prepare(job, runtime, lease.on_step, lease.is_over)
     match prepared:
