@@ -27,7 +27,7 @@ LABEL = "dev.gastown.made-from"
 DEBIAN = "debian:bookworm-slim"
 DEBIAN_RECIPE = "debian.sh"
 DEBIAN_TIMEOUT_S = 150
-BUILD_TIMEOUT_S = 300
+BUILD_TIMEOUT_S = 600  # a minute on a quiet machine
 PULL_TIMEOUT_S = 120
 
 
@@ -108,7 +108,18 @@ def pull(tag: str) -> None:
 
 def build(tag: str, digest: str, context: Path, dockerfile: Path, *options: str) -> None:
     """Build one image with the classic builder. Raises NoEngine with the end of what it said."""
-    command = ("docker", "build", "--label", f"{LABEL}={digest}", "--file", str(dockerfile), "--tag", tag, *options)
+    command = (
+        "docker",
+        "build",
+        "--force-rm",
+        "--label",
+        f"{LABEL}={digest}",
+        "--file",
+        str(dockerfile),
+        "--tag",
+        tag,
+        *options,
+    )
     call(*command, str(context), timeout_s=BUILD_TIMEOUT_S)
 
 

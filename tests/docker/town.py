@@ -1,0 +1,61 @@
+"""A fleet whose worker and broker pytest-celery made, with an API and beats beside them."""
+
+from typing import Any
+
+from pytest_celery import CeleryTestSetup
+
+from tests.docker.engine import NoEngine
+from tests.docker.fleet import Fleet, state_of
+from tests.docker.litter import docker
+from tests.flows.town import until
+
+CELERY = ("python", "-P", "-m", "celery", "-A", "gastown.celery_app")
+
+
+class Town:
+    """Its `worker` and `broker` are ids of containers."""
+
+    def __init__(self, fleet: Fleet, setup: CeleryTestSetup, environment: dict[str, str]) -> None:
+        self.fleet, self.setup, self.environment = fleet, setup, environment
+        self.worker, self.broker = setup.worker.container.id, setup.broker.container.id
+        self.others: list[str] = []
+
+    def begin(self) -> None:
+        self.others.append(self.fleet.api)
+        self.fleet.run_api(self.environment)
+        self.add_beat()
+
+    def add_beat(self) -> str:
+        name = f"{self.fleet.api}-beat{len(self.others)}"
+        self.others.append(name)
+        return self.fleet.run_beat(name, self.environment)
+
+    def end(self) -> None:
+        docker("rm", "--force", "--volumes", *self.others)
+
+    def call(self, task: str) -> None:
+        """As a person would from a shell: `celery call`."""
+        docker("exec", self.worker, *CELERY, "call", task)
+
+    def since(self, container: str) -> str:
+        """When it was started: another answer means that it was started again."""
+        return str(state_of(container)["StartedAt"])
+
+    def start_again(self, container: str) -> None:
+        docker("start", container)
+        until(f"{container} runs", lambda: state_of(container)["Running"])
+
+    def runs(self, container: str) -> bool:
+        return bool(state_of(container)["Running"])
+
+    def exit_code(self, container: str) -> Any:
+        return state_of(container)["ExitCode"]
+
+    def tell(self) -> str:
+        said = []
+        for each in [*self.others, self.worker, self.broker]:
+            try:
+                said.append(f"--- {each}\n" + docker("logs", "--tail", "60", each))
+            except NoEngine as error:
+                said.append(f"--- {each}: {error}")
+        return "\n".join(said)
