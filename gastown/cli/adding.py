@@ -28,6 +28,7 @@ from gastown.runtimes import registry
 from gastown.settings import get_settings
 from gastown.states import Strategy
 from gastown.store import rigs
+from gastown.store.members import words
 from gastown.store.policies import environment_of
 
 GATES_FILE_BYTES = 256 * 1024
@@ -61,6 +62,7 @@ class Wanted:
     author: str | None = None  # empty: none
     review_agent: str | None = None  # NONE: none
     rework_agent: str | None = None  # NONE: that of the work
+    node_labels: Sequence[str] | None = None
     allow_red: bool = False
 
 
@@ -112,6 +114,7 @@ def add(wanted: Wanted, probe: Probe, *, progress: Callable[[str], None]) -> Add
         author=wanted.author or None,
         review_agent=_reader(wanted.review_agent, environment),
         rework_agent=_reader(wanted.rework_agent, environment),
+        node_labels=towns.sound_labels(wanted.node_labels or ()),
     )
     ask(lambda session, town_id: _require_new(session, town_id, new))
     with checked(new, allow_red=wanted.allow_red, progress=progress) as (checks, mirror):
@@ -239,6 +242,7 @@ def given_changes(name: str, wanted: Wanted, *, progress: Callable[[str], None])
         author=rig.author,
         review_agent=rig.review_agent,
         rework_agent=rig.rework_agent,
+        node_labels=list(words(rig.node_labels)),
     )
     new = replace(
         now,

@@ -8,7 +8,10 @@ import typer
 from gastown.cli.options import AsJson
 
 if TYPE_CHECKING:
-    from gastown.store.fleet import NodeRow
+    from sqlalchemy.orm import Session
+
+    from gastown.store.fleet import NodeDetail, NodeRow
+    from gastown.store.members import Member
 
 app = typer.Typer()
 node = typer.Typer(no_args_is_help=True, help="The machines that run attempts.")
@@ -40,22 +43,97 @@ def list_nodes(as_json: AsJson = False) -> None:
         (
             one_line(row.name),
             screen.state(row.state),
+            row.runtime,
             f"{row.used} of {row.capacity}",
             f"{span((now - row.heartbeat_at).total_seconds())} ago",
             _remark(row),
         )
         for row in rows
     ]
-    heads = ("name", "state", "used", "seen", "remark")
+    heads = ("name", "state", "runtime", "used", "seen", "remark")
     return screen.console().print(screen.table(heads, cells, flexible=("remark",)))
 
 
 def _remark(row: "NodeRow") -> str:
     from gastown.cli.words import at, in_short
 
+    said = [", ".join(row.labels)] if row.labels else []
     if row.closed_at is not None:
-        return f"by hand since {at(row.closed_at)}, until gastown node drain {row.name} --undo"
-    return f"rests until {at(row.rests_until)}: {in_short(row.failure, 200)}" if row.rests_until else ""
+        said.append(f"by hand since {at(row.closed_at)}, until gastown node drain {row.name} --undo")
+    elif row.rests_until:
+        said.append(f"rests until {at(row.rests_until)}: {in_short(row.failure, 200)}")
+    if row.refused:
+        said.append(f"REFUSED {in_short(row.refused, 300)}")
+    return "; ".join(said)
+
+
+@node.command("show")
+def show_node(name: NodeName, as_json: AsJson = False) -> None:
+    """Show a node: what it offers, its workers, and what runs there."""
+    from gastown.cli import screen
+    from gastown.cli.ask import ask
+    from gastown.store import fleet
+
+    found = ask(lambda session, town_id: fleet.show_node(session, town_id, name))
+    return screen.print_json(found) if as_json else _print_node(found)
+
+
+def _print_node(found: "NodeDetail") -> None:
+    from gastown.cli import screen
+    from gastown.cli.words import at, one_line, span
+
+    row, now = found.node, datetime.now(UTC)
+    screen.say(f"node {row.name}, {row.state}")
+    lines = {
+        "runtime": row.runtime,
+        "is": found.identity or "not known: its workers are of an older version",
+        "version": found.version or "not known: its workers are of an older version",
+        "labels": ", ".join(row.labels) or "none",
+        "used": f"{row.used} of {row.capacity}",
+        "seen": f"{span((now - row.heartbeat_at).total_seconds())} ago; known since {at(found.created_at)}",
+    }
+    for preset, image in sorted(found.images.items()):
+        lines[f"image {'of any agent' if preset == '*' else 'of ' + preset}"] = image
+    for key, value in lines.items():
+        screen.say(f"  {key:<11} {one_line(value, 200)}")
+    if remark := _remark(row):
+        screen.say(f"  {'remark':<11} {one_line(remark, 600)}")
+    for worker in found.workers:
+        screen.say(f"  {'worker':<11} {one_line(worker.name)}: {_of_worker(worker, now)}")
+    for each in found.attempts:
+        about = (
+            f"attempt {each.epoch} on {each.bead_id}, {each.status} since {at(each.since)}: {one_line(each.title, 60)}"
+        )
+        screen.say(f"  {'runs':<11} {about}")
+
+
+def _of_worker(worker: "Member", now: datetime) -> str:
+    from gastown.cli.words import one_line, span
+
+    seen = f"seen {span((now - worker.at).total_seconds())} ago"
+    if worker.refused:
+        return f"REFUSED, {one_line(worker.refused, 400)} ({seen})"
+    return f"{'takes starts' if worker.starts else 'looks after what runs'}, {one_line(worker.version or '')} ({seen})"
+
+
+@node.command("remove")
+def remove_node(name: NodeName) -> None:
+    """Forget a node that is gone for good, with the messages that wait for it. Its past attempts stay on record."""
+    from gastown.cli import screen
+    from gastown.cli.ask import ask
+    from gastown.commands import nodes
+    from gastown.errors import BrokerUnavailable
+    from gastown.tasks.queues import drop_queues
+
+    def remove(session: "Session", town_id: int) -> None:
+        nodes.remove(session, town_id, name)
+
+    ask(remove)
+    screen.say(f"{name} is no node any more; a worker of that name makes it one again")
+    try:
+        drop_queues(name)
+    except BrokerUnavailable as error:
+        screen.say(f"what waits for it in the broker is still there, and goes by itself within a day: {error}")
 
 
 @node.command()

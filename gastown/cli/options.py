@@ -18,6 +18,10 @@ ReworkAgent = Annotated[
     str | None,
     typer.Option("--rework-agent", metavar="PRESET|none", help="Mends what holds a merge; else who did the work."),
 ]
+NodeLabels = Annotated[
+    list[str] | None,
+    typer.Option("--node-label", metavar="LABEL", help="Run it only on nodes with this label; several are possible."),
+]
 Branch = Annotated[str | None, typer.Option("--branch", "-b", help="The target of merges; default: where HEAD is.")]
 Setup = Annotated[str | None, typer.Option("--setup", metavar="CMD", help="Run first in each fresh worktree.")]
 Gates = Annotated[

@@ -14,6 +14,7 @@ from gastown.cli.options import (
     GatesFile,
     Merge,
     Method,
+    NodeLabels,
     Policies,
     ReviewAgent,
     ReworkAgent,
@@ -38,6 +39,7 @@ Repository = Annotated[str, typer.Argument(metavar="PATH|URL", help="A git repos
 OwnName = Annotated[str | None, typer.Option("--name", help="Default: the name of the directory.")]
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The rig's name.")]
 NoGates = Annotated[bool, typer.Option("--no-gates", help="Take its gates away.")]
+NoNodeLabels = Annotated[bool, typer.Option("--no-node-labels", help="Let it run on any node again.")]
 Environment = Annotated[bool, typer.Option("--environment", help="Give it the environment of this shell.")]
 
 
@@ -55,6 +57,7 @@ def add_rig(
     author: Author = None,
     review_agent: ReviewAgent = None,
     rework_agent: ReworkAgent = None,
+    node_label: NodeLabels = None,
     allow_red: AllowRed = False,
     as_json: AsJson = False,
 ) -> None:
@@ -75,6 +78,7 @@ def add_rig(
         author=author,
         review_agent=review_agent,
         rework_agent=rework_agent,
+        node_labels=node_label,
         allow_red=allow_red,
     )
     probe = adding.look(wanted)
@@ -125,6 +129,8 @@ def change_rig(
     no_gates: NoGates = False,
     environment: Environment = False,
     allow_red: AllowRed = False,
+    node_label: NodeLabels = None,
+    no_node_labels: NoNodeLabels = False,
     policy: Policies = None,
     unset: Unset = None,
 ) -> None:
@@ -138,13 +144,15 @@ def change_rig(
     gates = adding.given_gates(gates_file, gate)
     if no_gates and gates is not None:
         raise UsageError("--gate and --no-gates contradict each other", hint="give one of them")
+    if node_label or no_node_labels:
+        _change_labels(name, node_label or [], no_node_labels)
     if policy or unset:
         _change_policy(name, policy or [], unset or [])
-        if (
-            not (agent or gates or no_gates or environment or merge or merge_method)
-            and setup is author is review_agent is rework_agent is None
-        ):
-            return
+    if (policy or unset or node_label or no_node_labels) and (
+        not (agent or gates or no_gates or environment or merge or merge_method)
+        and setup is author is review_agent is rework_agent is None
+    ):
+        return
     wanted = adding.Wanted(
         repository="",
         agent=agent,
@@ -165,6 +173,25 @@ def change_rig(
         adding.show_red(error)
         raise
     screen.say(f"rig {name}: " + (f"{', '.join(changed)} changed" if changed else "nothing to change"))
+
+
+def _change_labels(name: str, given: "Sequence[str]", none: bool) -> None:
+    from gastown.cli import screen
+    from gastown.cli.ask import ask, publish_after
+    from gastown.commands import towns
+    from gastown.errors import UsageError
+
+    if given and none:
+        raise UsageError("--node-label and --no-node-labels contradict each other", hint="give one of them")
+
+    def change(session: "Session", town_id: int) -> list[str]:
+        return towns.update_rig(session, towns.get_rig(session, town_id, name), node_labels=list(given))
+
+    if not ask(change):
+        return screen.say(f"rig {name}: it has these node labels")
+    publish_after()
+    said = f"only nodes with {', '.join(given)} run it from now on" if given else "any node may run it from now on"
+    return screen.say(f"rig {name}: {said}; what runs goes on")
 
 
 def _change_policy(name: str, given: "Sequence[str]", unset: "Sequence[str]") -> None:

@@ -40,6 +40,7 @@ def print_rig(row: RigRow) -> None:
         "setup": one_line(row.setup) or "none",
         "merges": _merges(row),
         "rework": _rework(row),
+        "nodes": f"those with {', '.join(map(one_line, row.node_labels))}" if row.node_labels else "any",
         "reviews": f"{row.review_agent} has to approve each result" if row.review_agent else "none",
         "added": at(row.created_at),
         "beads": f"{row.open_beads} open, {row.running} running, {row.merging} merging",

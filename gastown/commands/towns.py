@@ -15,6 +15,7 @@ from gastown.db import gastown_now
 from gastown.errors import NotFound, Refused, UsageError
 from gastown.gates import Gate, MergeMethod
 from gastown.models import Bead, Node, Rig, Town
+from gastown.reconcile.fitting import check_labels
 from gastown.states import Strategy
 from gastown.store import reviews
 from gastown.store.moves import record, wake
@@ -57,6 +58,7 @@ class NewRig:
     author: str | None = None  # of the commits that merges make, as "Name <mail>"; None: who did the work
     review_agent: str | None = None  # the preset that has to approve each result; None: none
     rework_agent: str | None = None  # the preset that mends what holds a merge; None: that of the work
+    node_labels: list[str] = field(default_factory=list)  # a node has to have all of them
 
 
 def add_rig(session: Session, town_id: int, new: NewRig, *, actor: str = "user") -> Rig:
@@ -67,6 +69,7 @@ def add_rig(session: Session, town_id: int, new: NewRig, *, actor: str = "user")
             f"{new.name!r} cannot be a rig's name", hint="letters, digits, dot, dash, underscore: --name NAME"
         )
     values = {**vars(new), "town_id": town_id, "gates": gates.stored(gates.in_order(new.gates))}
+    values["node_labels"] = sound_labels(new.node_labels)
     statement = insert(Rig).values(**values).on_conflict_do_nothing(index_elements=["town_id", "name"])
     rig_id = session.scalar(statement.returning(Rig.id))
     if rig_id is None:
@@ -88,6 +91,14 @@ def check_author(author: str | None) -> None:
     ):
         what = f"{author[:200]!r} cannot be the author of a commit"
         raise UsageError(what, hint="a name and a mail address: --author 'Ada Lovelace <ada@example.com>'")
+
+
+def sound_labels(labels: Sequence[str]) -> list[str]:
+    """Each once. Raises UsageError."""
+    try:
+        return check_labels(list(labels))
+    except ValueError as error:
+        raise UsageError(str(error), hint="--node-label gpu") from error
 
 
 def get_rig(session: Session, town_id: int, name: str) -> Rig:
@@ -113,11 +124,15 @@ def set_paused(session: Session, town_id: int, paused: bool, *, rig: str | None 
 def update_rig(session: Session, rig: Rig, *, actor: str = "user", **values: object) -> list[str]:
     """Change what a rig is from now on; the names of what changed. Raises UsageError for a bad author."""
     allowed = {"agent", "setup", "gates", "environment", "strategy", "merge_method", "author"}
-    allowed |= {"review_agent", "rework_agent"}
+    allowed |= {"review_agent", "rework_agent", "node_labels"}
     if values.keys() - allowed:
         raise ValueError(f"of a rig only {', '.join(sorted(allowed))} can be changed")
     if values.get("author") is not None:
         check_author(str(values["author"]))
+    if "node_labels" in values:
+        labels = values["node_labels"]
+        assert isinstance(labels, Sequence)
+        values["node_labels"] = sound_labels(labels)
     if "gates" in values:
         given = values["gates"]
         assert isinstance(given, Sequence)

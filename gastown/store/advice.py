@@ -74,6 +74,10 @@ _BY_VERDICT = {
     Verdict.EXHAUSTED: ("a human has to look at why its attempts failed, then retry it", "gastown logs {id}"),
 }
 _DRAINED_BY_HAND = ("somebody drains the node, and has to undo that", "gastown node drain {drained} --undo")
+_UNFIT = (
+    "a node has to have what the rig asks for (node_labels, an image: gastown node list), or the rig to ask for less",
+    "gastown rig show {rig}",
+)
 _NO_ENVIRONMENT = ("somebody has to give the rig an environment anew", "gastown rig set {rig} --environment")
 _BY_HOLD = {
     HoldCode.CONFLICT: (
@@ -146,13 +150,15 @@ def advise(
     of_town: bool = False,
     drained: str = "",
     no_environment: bool = False,
+    unfit: bool = False,
     convoy: str = "",
     mending: str = "",
 ) -> Advice:
     """What a person can do about this bead. A verdict that is not known yet has the next tick to wait for.
 
     `of_town`: what is paused or misconfigured is the town, not the rig. `drained`: a node that somebody drains.
-    `no_environment`: what is misconfigured is the rig's environment. `mending`: the bead that was to mend what holds
+    `no_environment`: what is misconfigured is the rig's environment. `unfit`: nodes are there, but none fits it.
+    `mending`: the bead that was to mend what holds
     its merge, and failed.
     """
     if status == BeadStatus.FAILED:
@@ -169,6 +175,8 @@ def advise(
             command += " --rig {rig}"
         if verdict == Verdict.MISCONFIGURED and no_environment and not of_town:
             opens, command = _NO_ENVIRONMENT
+        if verdict == Verdict.NO_NODE and unfit:
+            opens, command = _UNFIT
         if verdict == Verdict.DRAINING and drained:
             opens, command = _DRAINED_BY_HAND
     else:

@@ -12,7 +12,7 @@ from gastown.models import Bead, DecisionRow, Dispatch, Event, MergeRequest, Rig
 from gastown.reconcile import decide
 from gastown.reconcile.decision import Decision
 from gastown.reconcile.rules import RULES
-from gastown.reconcile.town import GATES, Hold, hold_of
+from gastown.reconcile.town import GATES, Hold, hold_of, unfit
 from gastown.reconcile.views import BeadView, TownView
 from gastown.states import LIVE, BeadStatus, Resolution, Verdict
 from gastown.store.advice import advise
@@ -132,6 +132,7 @@ def _explain_one(
         mending=rework.id if rework is not None and rework.status is BeadStatus.FAILED else "",
         drained=town.closed[0].name if town.closed else "",
         no_environment=town.rigs[rig.id].no_environment,
+        unfit=gate == unfit.__name__,
         of_town=town.paused_at is not None if verdict is Verdict.PAUSED else town.wrong is not None,
     )
     return Explanation(

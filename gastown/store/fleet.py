@@ -113,7 +113,7 @@ def show_node(session: Session, town_id: int, name: str) -> NodeDetail:
         node=row,
         identity=node.identity,
         version=node.version,
-        images={str(preset): str(image) for preset, image in node.images.items()},
+        images={preset: str(node.images[preset]) for preset in members.words(node.images)},
         workers=tuple(members.read(node.workers)),
         attempts=attempts,
         created_at=node.created_at,

@@ -8,7 +8,7 @@ from sqlalchemy import and_, case, func, select
 from sqlalchemy.orm import Session, aliased
 
 from gastown.models import Bead, MergeRequest, Rig
-from gastown.reconcile.town import hold_of
+from gastown.reconcile.town import hold_of, unfit
 from gastown.states import TERMINAL, BeadStatus, MergeStatus, Verdict
 from gastown.store.advice import advise, needs_a_person
 from gastown.store.claims import clock
@@ -75,6 +75,7 @@ def _gates(session: Session, town_id: int, rig: str | None) -> tuple[list[HoldUp
             of_town=of_town,
             drained=drained,
             no_environment=town.rigs[row.rig_id].no_environment,
+            unfit=hold.gate == unfit.__name__,
         )
         found.append(
             HoldUp(
@@ -88,6 +89,7 @@ def _gates(session: Session, town_id: int, rig: str | None) -> tuple[list[HoldUp
                 opens_at=hold.opens_at,
                 of_town=hold.verdict is not Verdict.READY,
                 needs_you=hold.verdict in (Verdict.PAUSED, Verdict.MISCONFIGURED)
+                or hold.gate == unfit.__name__
                 or (hold.verdict is Verdict.DRAINING and drained != ""),
             )
         )

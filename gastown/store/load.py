@@ -17,7 +17,7 @@ from gastown.reconcile.placement import Room
 from gastown.reconcile.policy import Policy
 from gastown.reconcile.views import SPEND_WINDOW, NodeView, Rest, RigView, TownView
 from gastown.store import escalations
-from gastown.store.members import refusals
+from gastown.store.members import refusals, words
 from gastown.store.moves import record
 from gastown.store.policies import Policies, load_policies
 from gastown.store.services import SILENCE_S
@@ -152,15 +152,10 @@ def _rig_view(row: Any, policies: Policies) -> RigView:
         paused_at=row.rig_paused_at,
         wrong=policies.wrong.get(row.rig_id),
         no_environment=row.rig_id in policies.environments,
-        node_labels=_words(row.node_labels),
+        node_labels=words(row.node_labels),
         contained=bool(row.container),
         image=isinstance(row.container, dict) and bool(row.container.get("image")),
     )
-
-
-def _words(stored: Any) -> tuple[str, ...]:
-    """Of what may have got into the row by hand, only what makes sense: one row must not cost all others."""
-    return tuple(map(str, stored)) if isinstance(stored, (list, dict)) else ()
 
 
 def _nodes(session: Session, now: datetime, policy: Policy) -> tuple[NodeView, ...]:
@@ -183,8 +178,8 @@ def _nodes(session: Session, now: datetime, policy: Policy) -> tuple[NodeView, .
             failure=row.failure or "",
             failed_rigs=tuple(row.failed_rigs or ()),
             runtime=row.runtime,
-            labels=_words(row.labels),
-            images=_words(row.images),
+            labels=words(row.labels),
+            images=words(row.images),
             refused="; ".join(refusals(row.workers, silent_from)),
         )
         for row in rows

@@ -61,3 +61,8 @@ def others_that_start(stored: Any, silent_from: datetime, name: str) -> list[str
 def refusals(stored: Any, silent_from: datetime) -> list[str]:
     """Each worker that is refused at present, and why."""
     return [f"{each.name}: {each.refused}" for each in read(stored) if each.refused and each.at >= silent_from]
+
+
+def words(stored: Any) -> tuple[str, ...]:
+    """Labels, or the presets of images. What a hand wrote, and makes no sense, is none: it must not cost all others."""
+    return tuple(map(str, stored)) if isinstance(stored, (list, dict)) else ()

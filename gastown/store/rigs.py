@@ -10,6 +10,7 @@ from sqlalchemy.orm import InstrumentedAttribute, Session
 from gastown import gates
 from gastown.models import Bead, Dispatch, MergeRequest, Rig
 from gastown.states import LIVE, TERMINAL, MergeStatus
+from gastown.store.members import words
 from gastown.store.policies import load_policies
 
 
@@ -29,6 +30,7 @@ class RigRow:
     author: str | None  # of the commits that merges make
     review_agent: str | None  # the preset that has to approve each result
     rework_agent: str | None  # the preset that mends what holds a merge; None: that of the work
+    node_labels: list[str]  # a node has to have all of them
     paused_at: datetime | None
     created_at: datetime
     open_beads: int
@@ -63,6 +65,7 @@ def list_rigs(session: Session, town_id: int, name: str | None = None) -> list[R
             author=rig.author,
             review_agent=rig.review_agent,
             rework_agent=rig.rework_agent,
+            node_labels=list(words(rig.node_labels)),
             paused_at=rig.paused_at,
             created_at=rig.created_at,
             open_beads=beads.get(rig.id, 0),
