@@ -36,11 +36,13 @@ STAGED = "f" * 40
 
 def test_hold_keeps_the_output_and_says_it_once(town_id: int, clock: Clock) -> None:
     request = make()
-    assert hold(claim(request), output="x" * 30_000 + "\x00red")
+    assert hold(claim(request), output="begun\n" + "x" * 18 + "\n" + "1234 678\n" * 3_000 + "\x00red")
     held = now(request)
     assert (held.status, held.held_code, held.held_reason, held.look_at) == (OPEN, CONFLICT, "it cannot be", None)
     assert held.held_output is not None
-    assert (len(held.held_output), held.held_output[-4:]) == (merges.HELD_OUTPUT_CHARACTERS, "xred")
+    assert len(held.held_output) <= merges.HELD_OUTPUT_CHARACTERS
+    note, *lines, last = held.held_output.splitlines()
+    assert (note, set(lines), last) == (f"... {3_002 - len(lines)} earlier lines", {"1234 678"}, "red")
     tick()
     assert (bead(request).verdict, bead(request).wake_at) == (Verdict.MERGE_HELD, None)
     assert refused(request)
