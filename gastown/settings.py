@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 from gastown import brokers, containers
+from gastown.agent import credentials
 from gastown.errors import UsageError
 from gastown.reconcile.fitting import check_labels
 from gastown.reconcile.policy import Policy
@@ -106,16 +107,19 @@ class Settings(BaseSettings):
     docker: DockerSettings = Field(DockerSettings(), description="the engine of a node with runtime docker")
     worker_processes: int = Field(3, ge=1, le=64, description="pool processes of the worker that starts agents")
     merge_processes: int = Field(2, ge=1, le=64, description="merges at one time, each into a target of its own")
+    git_token_file: Path | None = Field(
+        None, description="a file with TOKEN or USER:TOKEN, for git at the hosts of rigs that are reached by https"
+    )
     archive_days: float = Field(
         30, ge=1, le=3650, description="how long the work of attempts is kept after their bead is over"
     )
     log_level: str = Field("INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$", description="of every process")
     policy: dict[str, Any] = Field(default_factory=dict, description="numbers of the reconciler to override")
 
-    @field_validator("home")
+    @field_validator("home", "git_token_file")
     @classmethod
-    def _absolute(cls, value: Path) -> Path:
-        return value.expanduser().absolute()
+    def _absolute(cls, value: Path | None) -> Path | None:
+        return None if value is None else value.expanduser().absolute()
 
     @field_validator("broker_url")
     @classmethod
@@ -263,8 +267,10 @@ def _is_known(variable: str) -> bool:
 
 @cache
 def get_settings() -> Settings:
-    """The settings of this process, read once."""
-    return load()
+    """The settings of this process, read once; its git is told where its token is."""
+    settings = load()
+    credentials.use_file(settings.git_token_file)
+    return settings
 
 
 def settings_of_a_process() -> Settings:

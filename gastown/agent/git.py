@@ -9,10 +9,12 @@ import select
 import signal
 import subprocess
 import tempfile
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import IO
+
+from gastown.agent.credentials import lent
 
 NETWORK_TIMEOUT_S = 600.0  # DESIGN 3: git network 10 min
 KILL_GRACE_S = 2.0  # git removes its lock files on SIGTERM
@@ -126,16 +128,18 @@ def git(
     env: Mapping[str, str] | None = None,
     timeout_s: float = NETWORK_TIMEOUT_S,
     stdin: bytes | None = None,
+    login: Sequence[str] = (),
 ) -> str:
     """Run git and return its standard output; bytes that are no UTF-8 come as surrogates (`surrogateescape`).
 
-    `env` is laid over the scrubbed environment of this process. Raises GitError, also when git or `cwd` is missing.
+    `env` is laid over the scrubbed environment of this process; `login` is what `credentials.options` gave, for a git
+    that reaches a remote and runs nothing that an agent wrote. Raises GitError, also when git or `cwd` is missing.
     """
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err, _input(stdin) as source:
         # Files, not pipes: a daemon that git leaves behind (a credential cache, an ssh master) cannot make us wait.
         try:
             process = subprocess.Popen(
-                [*_PREFIX, *args],
+                [*_PREFIX, *login, *args],
                 cwd=cwd,
                 env=_environment(env or {}),
                 stdin=source,
@@ -145,7 +149,8 @@ def git(
             )
         except OSError as error:
             raise GitError(_shown(args), _why_not_started(error, cwd), 127) from error
-        exit_code = _wait(process, timeout_s)
+        with lent(process.pid) if login else nullcontext():
+            exit_code = _wait(process, timeout_s)
         if exit_code != 0:
             raise GitError(_shown(args), f"{_text(err, ERROR_BYTES)}\n{_text(out, ERROR_BYTES)}", exit_code)
         return _text(out)

@@ -85,7 +85,8 @@ def upload(mirror: "Mirror", revisions: Sequence[str], timeout_s: float) -> None
     settings = [part for each in _destination(mirror, revisions[0]) for part in ("-c", each)]
     for first in range(0, len(names), OBJECTS_AT_ONCE):
         some = names[first : first + OBJECTS_AT_ONCE]
-        git(*settings, "lfs", "push", "--object-id", "origin", *some, cwd=mirror.path, timeout_s=timeout_s)
+        push = (*settings, "lfs", "push", "--object-id", "origin", *some)
+        git(*push, cwd=mirror.path, timeout_s=timeout_s, login=mirror.login)
 
 
 def _named(mirror: Path, revisions: Sequence[str]) -> list[str]:

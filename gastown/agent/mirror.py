@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from gastown.agent import large_files, lending, locks, submodules
+from gastown.agent import credentials, large_files, lending, locks, submodules
 from gastown.agent.git import NETWORK_TIMEOUT_S, GitError, git
 from gastown.agent.protocol import SNAPSHOT
 from gastown.agent.remaking import REMADE, is_damaged, remake
@@ -33,12 +33,19 @@ class Mirror:
     The mirror of a bead's own home borrows from that of the node, its `lender`, into which it never writes.
     """
 
-    def __init__(self, path: Path, repository: str, lender: Path | None = None) -> None:
+    def __init__(
+        self, path: Path, repository: str, lender: Path | None = None, login: tuple[str, ...] | None = None
+    ) -> None:
         self.path, self.repository, self.lender = path, repository, lender
+        self.login = credentials.options(repository) if login is None else login  # for git that reaches the remote
         self._marked = {MARK: str(path)}
 
-    def _git(self, *args: str, stdin: bytes | None = None, timeout_s: float = NETWORK_TIMEOUT_S) -> str:
-        return git(*args, cwd=self.path, env=self._marked, stdin=stdin, timeout_s=timeout_s)
+    def _git(self, *args: str, stdin: bytes | None = None) -> str:
+        return git(*args, cwd=self.path, env=self._marked, stdin=stdin)
+
+    def _ask(self, *args: str, timeout_s: float = NETWORK_TIMEOUT_S) -> str:
+        """The remote."""
+        return git(*args, cwd=self.path, env=self._marked, timeout_s=timeout_s, login=self.login)
 
     @classmethod
     def open(cls, home: Path, rig_id: int, repository: str, shared_home: Path | None = None) -> "Mirror":
@@ -52,8 +59,8 @@ class Mirror:
         return cls._at(home.resolve() / "mirrors" / name, repository, lender)
 
     @classmethod
-    def _at(cls, path: Path, repository: str, lender: Path | None) -> "Mirror":
-        mirror = cls(path, absolute(repository), lender)
+    def _at(cls, path: Path, repository: str, lender: Path | None, login: tuple[str, ...] | None = None) -> "Mirror":
+        mirror = cls(path, absolute(repository), lender, login)
         if not path.is_dir():
             path.parent.mkdir(parents=True, exist_ok=True)
             with mirror.locked():
@@ -64,7 +71,7 @@ class Mirror:
         """The mirror of a submodule, `mirrors/modules/<hash of its address>.git`, made if missing. No network."""
         name = f"{hashlib.sha256(os.fsencode(absolute(repository))).hexdigest()[:24]}.git"
         lender = None if self.lender is None else _modules_beside(self.lender) / name
-        return self._at(_modules_beside(self.path) / name, repository, lender)
+        return self._at(_modules_beside(self.path) / name, repository, lender, self.login)
 
     def make(self) -> None:
         """Whoever calls it holds the lock."""
@@ -103,7 +110,7 @@ class Mirror:
 
     def _fetch(self, refspecs: Sequence[str]) -> None:
         options = ("--quiet", "--no-tags", "--no-prune", "--no-write-fetch-head", "--no-auto-gc", "--force")
-        self._git("fetch", *options, "--", self.repository, *refspecs)
+        self._ask("fetch", *options, "--", self.repository, *refspecs)
 
     def resolve(self, rev: str) -> str | None:
         """The SHA of the commit that `rev` names, or None when the mirror has no such commit."""
@@ -132,11 +139,11 @@ class Mirror:
         """Push from the mirror to the remote, large files first. `options` go before the repository."""
         sources = [source for source in (each.lstrip("+").partition(":")[0] for each in refspecs) if source]
         large_files.upload(self, sources, timeout_s)
-        self._git("push", "--quiet", "--porcelain", *options, "--", self.repository, *refspecs, timeout_s=timeout_s)
+        self._ask("push", "--quiet", "--porcelain", *options, "--", self.repository, *refspecs, timeout_s=timeout_s)
 
     def list_remote(self, *patterns: str, timeout_s: float = NETWORK_TIMEOUT_S) -> list[list[str]]:
         """[SHA, ref] of each ref that the remote has now."""
-        listed = self._git("ls-remote", "--", self.repository, *patterns, timeout_s=timeout_s)
+        listed = self._ask("ls-remote", "--", self.repository, *patterns, timeout_s=timeout_s)
         return [line.split("\t", 1) for line in listed.split("\n")[:-1]]
 
     def keep(self, worktree: Path, *refspecs: str) -> None:
@@ -188,12 +195,12 @@ class Mirror:
             parallel = ("-c", f"checkout.workers={WRITERS}")
             checkout, failed = (*parallel, "checkout", "--quiet", "--force", "-B", branch, sha, "--"), None
             try:
-                git(*checkout, cwd=worktree)
+                git(*checkout, cwd=worktree, login=self.login)
             except GitError as error:
                 if not large_files.is_missing(error):
                     raise
                 failed = error
-                git(*checkout, cwd=worktree, env=large_files.LENIENT)
+                git(*checkout, cwd=worktree, env=large_files.LENIENT, login=self.login)
             return [*submodules.check_out(self, worktree), *large_files.remarks(worktree, failed)]
         except BaseException:
             shutil.rmtree(worktree, ignore_errors=True)

@@ -7,6 +7,7 @@ import logging
 import os
 import re
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -55,7 +56,8 @@ def remake(mirror: "Mirror") -> Path:
         shutil.rmtree(leftover, ignore_errors=True)
     wanted = refs_in(path)
     mirror.make_bare(made)
-    _works("fetch", *_QUIETLY, "--", mirror.repository, "+refs/heads/*:refs/remotes/origin/*", cwd=made)
+    heads = ("--", mirror.repository, "+refs/heads/*:refs/remotes/origin/*")
+    _works("fetch", *_QUIETLY, *heads, cwd=made, login=mirror.login)
     # Sound files before the old objects, whatever is wrong with HEAD, config or packed-refs; and of what the remote has
     # just sent, its copies come first.
     mirror.make_bare(view)
@@ -65,7 +67,7 @@ def remake(mirror: "Mirror") -> Path:
     (view / "objects" / "info" / "alternates").write_bytes(lenders)
     (view / "packed-refs").write_bytes(os.fsencode("".join(f"{sha} {ref}\n" for ref, sha in sorted(wanted.items()))))
     lost = _take(made, str(view), list(wanted))
-    lost = _take(made, mirror.repository, lost)  # under the same name, as far as it was pushed
+    lost = _take(made, mirror.repository, lost, mirror.login)  # under the same name, as far as it was pushed
     shutil.rmtree(view, ignore_errors=True)
     if (path / "lfs").is_dir():  # the content of large files; some may be nowhere else
         shutil.copytree(path / "lfs", made / "lfs", copy_function=os.link)
@@ -96,19 +98,23 @@ def refs_in(path: Path) -> dict[str, str]:
     return found
 
 
-def _take(made: Path, source: str, refs: list[str]) -> list[str]:
+def _take(made: Path, source: str, refs: list[str], login: Sequence[str] = ()) -> list[str]:
     """Fetch these into the new one, as many at once as can be read whole; returns those that cannot."""
+
+    def fetched(*some: str) -> bool:
+        return _works("fetch", *_QUIETLY, "--", source, *(f"+{ref}:{ref}" for ref in some), cwd=made, login=login)
+
     lost = []
     for first in range(0, len(refs), REFS_AT_ONCE):
         some = refs[first : first + REFS_AT_ONCE]
-        if not _works("fetch", *_QUIETLY, "--", source, *(f"+{ref}:{ref}" for ref in some), cwd=made):
-            lost += [ref for ref in some if not _works("fetch", *_QUIETLY, "--", source, f"+{ref}:{ref}", cwd=made)]
+        if not fetched(*some):
+            lost += [ref for ref in some if not fetched(ref)]
     return lost
 
 
-def _works(*arguments: str, cwd: Path) -> bool:
+def _works(*arguments: str, cwd: Path, login: Sequence[str] = ()) -> bool:
     try:
-        git(*arguments, cwd=cwd)
+        git(*arguments, cwd=cwd, login=login)
     except GitError:
         return False
     return True

@@ -53,6 +53,7 @@ class RunFiles:
         self.tmp = self.folder / "tmp"
         self.spool = self.folder / "output"
         self.socket = self.folder / "self"
+        self.login = self.folder / "login"  # on which the supervisor's own git is told its token
 
     def supervisor(self) -> Supervisor | None:
         """Who took this attempt, whether alive or not. None: nobody did."""

@@ -11,6 +11,7 @@ from pathlib import Path
 from gastown.agent import journal, processes
 from gastown.agent.announced import Announced
 from gastown.agent.client import Client, Denied, Fenced, GaveUp, Rejected
+from gastown.agent.credentials import Keeper
 from gastown.agent.disk import DiskWatch
 from gastown.agent.failures import Failed, ending, plain, printable
 from gastown.agent.feature import target_of
@@ -62,6 +63,7 @@ class Supervision:
         self.client = self._new_client()
         self.announced = Announced()
         self.relay = Relay(files.socket, self._new_client(), self.announced, self._fence, journal.note)
+        self.keeper = Keeper(files.login, launch.git_token) if launch.git_token else None
         self.heart = Heart(self._new_client(), self.announced, self._fence, self.signals.ask, journal.note)
         self.announced.on_news = self.heart.tell
         self.heart.output_total = lambda: self.spool.total
@@ -80,6 +82,8 @@ class Supervision:
         self.heart.start()
         self.sender.start()
         self.relay.start()
+        if self.keeper is not None:
+            self.keeper.start()
         if self.launch.disk_mb:
             full = partial(self.signals.ask, DISK_FULL)
             DiskWatch(self.home, self.launch.disk_mb, full).start()

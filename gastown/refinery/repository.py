@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from gastown.agent import locks
+from gastown.agent import credentials, locks
 from gastown.agent.git import GitError, git, succeeds
 from gastown.errors import GastownError, GitFailed, NotFound, RepositoryUnavailable, UsageError
 from gastown.refinery.jobs import presentable_path
@@ -216,7 +216,8 @@ def _local(repository: str) -> tuple[Path | None, bool]:
 def _refs(place: str) -> tuple[dict[str, str], str | None]:
     """Every branch with its commit, and the one HEAD is on."""
     try:
-        listed = git("ls-remote", "--symref", "--", place, "HEAD", "refs/heads/*", timeout_s=PROBE_TIMEOUT_S)
+        asked = ("ls-remote", "--symref", "--", place, "HEAD", "refs/heads/*")
+        listed = git(*asked, timeout_s=PROBE_TIMEOUT_S, login=credentials.options(place))
     except GitError as error:
         raise _explained(error, place) from error
     refs, symbolic = {}, None

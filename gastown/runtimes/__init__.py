@@ -17,6 +17,7 @@ class RunSpec:
     epoch: int
     api_url: str  # as reachable from where the attempt runs
     token: str = field(repr=False)  # reaches the supervisor by a pipe, never by argv or environment
+    git_token: str = field(default="", repr=False)  # for https remotes; it goes the same way
     rig_id: int = 0  # whose mirror it may read
     reads: tuple[Path, ...] = ()  # what else of this machine: a repository that is a folder
     container: Container = field(default_factory=Container)  # for runtimes that make one

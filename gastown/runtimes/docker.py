@@ -162,6 +162,7 @@ class DockerRuntime:
             shared_home=str(self._place.home),
             network=spec.container.network,
             disk_mb=spec.container.disk_mb,
+            git_token=spec.git_token,
         )
 
     def _start_container(self, container: str, spec: RunSpec) -> None:

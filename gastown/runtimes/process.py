@@ -53,6 +53,7 @@ class ProcessRuntime:
             api_url=spec.api_url,
             home=str(self._home),
             token=spec.token,
+            git_token=spec.git_token,
         )
         exit_code, said = self._spawn(json.dumps(launch.to_json()).encode(), self._environment(spec))
         supervisor = files.supervisor()

@@ -7,6 +7,7 @@ import structlog
 from celery import Task
 from celery.signals import task_failure
 
+from gastown.agent import credentials
 from gastown.beat_schedule import EVERYWHERE
 from gastown.celery_app import app, node_queue, watch_queue
 from gastown.commands import described
@@ -125,10 +126,19 @@ def _spec(order: StartOrder) -> RunSpec:
         epoch=order.epoch,
         api_url=get_settings().agent_url_from(order.runtime, container.network),
         token=order.token,
+        git_token=_git_token(),
         rig_id=order.rig_id,
         reads=() if path is None else (path,),
         container=container,
     )
+
+
+def _git_token() -> str:
+    path = get_settings().git_token_file
+    try:
+        return "" if path is None else credentials.token_in(path)
+    except (OSError, ValueError) as error:
+        raise StartMisconfigured(f"there is no token for git: {error}", hint=f"mend {path} on this node") from error
 
 
 def _is_present(runtime: Runtime, dispatch_id: UUID, error: Exception) -> bool:
