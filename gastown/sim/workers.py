@@ -94,9 +94,9 @@ class Fleet:
     def deliver(self, message: Message, worker: Worker) -> None:
         """The worker runs the task, up to where something else may happen."""
         self.world.broker.remove(message)
-        task = app.tasks[message.task]
         if message.task == "gastown.housekeeping":
             return  # files and old rows: nothing of what is proven here
+        task = app.tasks[message.task]
         actor = self.world.stage.add(
             f"{message.label} on {worker.name}", lambda: self._run(task, message, worker), home=worker
         )
