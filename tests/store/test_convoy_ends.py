@@ -3,12 +3,15 @@
 from typing import Any
 
 import pytest
+from sqlalchemy.orm import Session
 
 from gastown.commands import convoys, edges, work
+from gastown.db import gastown_now, transaction
 from gastown.errors import Refused
-from gastown.models import Rig
+from gastown.models import Convoy, ConvoyBranch, Rig
 from gastown.states import BeadStatus, ConvoyStatus, HoldCode, Resolution, Verdict
-from gastown.store import merges, rework
+from gastown.store import beads, landings, merges, rework
+from gastown.store.moves import lock_bead
 from tests.builders import a_rig
 from tests.races import committed, race
 from tests.store import convoying as they
@@ -176,3 +179,42 @@ def test_a_bead_that_waited_for_a_landing_may_join_its_convoy(town_id: int) -> N
     ask(convoys.add, town_id, convoy_id, [outside])
     they.finish(member)
     assert verdict_of(they.bead(outside)) == Verdict.DISPATCH
+
+
+def open_late(landing_id: str) -> bool:
+    """What a tick does that decided when the landing was still to be opened."""
+
+    def write(session: Session) -> bool:
+        landing = lock_bead(session, landing_id)
+        assert landing is not None
+        return landings.open_landing(session, landing)
+
+    return committed(write)  # type: ignore[no-any-return]
+
+
+def test_a_landing_that_was_given_up_opens_no_convoy(town_id: int) -> None:
+    """Its convoy is open, since it lands on another rig as well."""
+    [here] = they.members(1)
+    [there] = they.members(1, committed(lambda session: a_rig(session, name="other")))
+    convoy_id = they.make(town_id, [here, there])
+    they.finish(there)
+    [first, _other] = they.landings(convoy_id)
+    with transaction() as session:
+        session.get_one(ConvoyBranch, (convoy_id, first.rig_id)).head_sha = they.sha()
+        session.get_one(Convoy, convoy_id).status = ConvoyStatus.OPEN
+    ask(beads.fail_bead, they.bead(first.id), "landing_failed", "not landed after 5 tries")
+    assert not open_late(first.id)
+    assert they.convoy(convoy_id).status == ConvoyStatus.OPEN
+
+
+@pytest.mark.parametrize("status", [ConvoyStatus.STAGED, ConvoyStatus.CLOSED, ConvoyStatus.FAILED])
+def test_only_a_convoy_that_is_under_way_lands(town_id: int, status: ConvoyStatus) -> None:
+    [member] = they.members(1)
+    convoy_id = they.make(town_id, [member], start=False)
+    [landing] = they.landings(convoy_id)
+    with transaction() as session:
+        session.get_one(ConvoyBranch, (convoy_id, landing.rig_id)).head_sha = they.sha()
+        row = session.get_one(Convoy, convoy_id)
+        row.status, row.closed_at = status, None if status == ConvoyStatus.STAGED else gastown_now()
+    assert not open_late(landing.id)
+    assert (they.convoy(convoy_id).status, they.bead(landing.id).status) == (status, BeadStatus.OPEN)

@@ -412,6 +412,25 @@ def failed_mender(request: MergeRequest, mending: Bead) -> None:
     tick()
 
 
+def test_an_agent_that_is_not_to_mend_it_any_more_does_not(town_id: int) -> None:
+    """The tick decided, and was late: it was held anew meanwhile, for another agent, or for a person."""
+    request = held()
+    source = bead(request)
+    for preset in ("writer", None):
+        with transaction() as session:
+            session.get_one(MergeRequest, request.id).rework_agent = preset
+        assert not committed(lambda session: rework.create(session, request.id, Purpose.CONFLICT, "fixer"))
+    assert (now(request).rework_id, now(request).rounds, bead(request).id) == (None, 0, source.id)
+
+
+def test_what_is_held_no_more_is_not_mended(town_id: int) -> None:
+    """The tick decided, and was late: its bead is canceled."""
+    request = held()
+    committed(lambda session: work.cancel(session, town_id, request.bead_id))
+    assert not committed(lambda session: rework.create(session, request.id, Purpose.CONFLICT, "fixer"))
+    assert now(request).rework_id is None
+
+
 def test_whose_mending_failed_is_told_to_retry_that(town_id: int, clock: Clock) -> None:
     request, mending = reworking()
     failed_mender(request, mending)
