@@ -4,6 +4,7 @@ from datetime import timedelta
 
 import pytest
 from sqlalchemy import select
+from sqlalchemy.orm import Session
 
 from gastown.commands import work
 from gastown.db import transaction
@@ -278,3 +279,43 @@ def test_staged_again_keeps_its_place(town_id: int, clock: Clock) -> None:
     clock.advance(10)
     assert hold(claim(request), DIRTY, staged_sha=STAGED, look_again=True)
     assert (now(request).staged_at, now(request).look_at) == (after(0), after(20))
+
+
+# --- a lease that ends and is beaten at once
+
+
+def expired(clock: Clock, *, pushing: bool = True) -> MergeOrder:
+    """A merge whose worker was silent for longer than its lease."""
+    order = claim(make())
+    assert not pushing or push(order)
+    clock.advance(46)
+    return order
+
+
+def test_no_lease_is_beaten_that_a_claim_takes_over(town_id: int, clock: Clock) -> None:
+    order = expired(clock)
+    taken: list[MergeOrder | None] = []
+    beaten = race(
+        lambda session: taken.append(merges.claim_merge(session, order.id, "other@there")),
+        lambda session: merges.beat_merge(session, order.id, order.merge_epoch),
+    )
+    assert (beaten, [each and each.merge_epoch for each in taken]) == (False, [order.merge_epoch + 1])
+
+
+@pytest.mark.parametrize("pushing", [True, False])
+def test_no_lease_is_taken_over_that_was_just_beaten(town_id: int, clock: Clock, pushing: bool) -> None:
+    """Found by the simulation: the beat was committed between the other one's read and its write."""
+    order = expired(clock, pushing=pushing)
+
+    def beat(session: Session) -> None:
+        assert merges.beat_merge(session, order.id, order.merge_epoch)
+
+    def take(session: Session) -> object:
+        if pushing:
+            return merges.claim_merge(session, order.id, "other@there")
+        return merges.reclaim(session, order.id) or None
+
+    assert race(beat, take) is None
+    with transaction() as session:
+        row = session.get_one(MergeRequest, order.id)
+    assert (row.merge_epoch, row.lease_expires_at) == (order.merge_epoch, after(91))
