@@ -25,10 +25,9 @@ from pytest_docker_tools import container, fxtr, network
 from pytest_docker_tools.exceptions import ContainerFailed
 
 from gastown import db, migrations, settings
-from tests.docker.fleet import LABELS, PASSWORD, QUICK, SHARED, USER, Fleet, PostgresContainer, port_of, user
+from tests.docker.fleet import LABELS, PASSWORD, QUICK, SHARED, USER, Fleet, PostgresContainer, port_of, until, user
 from tests.docker.litter import Session, docker
 from tests.docker.town import Town
-from tests.flows.town import until
 
 # It takes a machine with /.dockerenv for a container, where published ports would be of no use. Some machines have one.
 pytest_docker_tools.wrappers.container.tests_inside_container = lambda: False
@@ -43,7 +42,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if Path(__file__).parent in item.path.parents:
             item.add_marker("docker")
             if item.get_closest_marker("timeout") is None:
-                item.add_marker(pytest.mark.timeout(240))
+                item.add_marker(pytest.mark.timeout(600))
 
 
 @pytest.fixture(scope="session")

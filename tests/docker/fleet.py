@@ -2,9 +2,10 @@
 
 import json
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import psycopg
 from sqlalchemy import func, select
@@ -18,16 +19,23 @@ from gastown.states import TERMINAL
 from gastown.store.resync import find_violations
 from tests.checks import replay_decisions
 from tests.docker.litter import LABEL, docker, mark
-from tests.flows.town import git, until
+from tests.flows.town import git
+from tests.flows.town import until as until_within
 
+T = TypeVar("T")
 LABELS = {LABEL: mark(os.getpid())}
 ROOT_IDS = (1000, 1000)  # of the services when the tests run as root; else the tests' own
 SHARED = "/shared"  # in every container: the folder with the repository, and with the faults that are ordered
 FAULTS = f"{SHARED}/faults"
 USER, PASSWORD = "gastown", "not-a-secret"
 API_PORT = 8484
-GIVE_UP_S = 90.0
+GIVE_UP_S = 180.0
 QUICK = {"backoff_s": [0, 0.5], "inspect_start_s": 1, "merge_lease_s": 15, "max_running": 8, "rig_max_running": 8}
+
+
+def until(what: str, probe: Callable[[], T | None], timeout_s: float = GIVE_UP_S) -> T:
+    """As in the flows, with patience for containers that start on a busy machine."""
+    return until_within(what, probe, timeout_s)
 
 
 def ids() -> tuple[int, int]:
@@ -113,24 +121,16 @@ class Fleet:
             faults.FOLDER: FAULTS,
         } | more
 
-    def run(self, name: str, environment: dict[str, str], entrypoint: str, *command: str) -> str:
+    def run(self, name: str, environment: dict[str, str], *command: str, entrypoint: str = "gastown") -> str:
         """One more service. Its container's name, by which the others reach it."""
-        options = [f"--env={key}={value}" for key, value in environment.items()]
         docker(
-            *("run", "--detach", "--init", f"--name={name}", f"--network={self.network}", f"--user={user()}"),
-            *(f"--label={LABEL}={LABELS[LABEL]}", f"--volume={self.folder}:{SHARED}", "--workdir=/tmp"),
-            *options,
-            *(f"--entrypoint={entrypoint}", self.image, *command),
+            *("run", "--detach", "--init", f"--name={name}", f"--hostname={name}", f"--network={self.network}"),
+            *(f"--user={user()}", f"--label={LABEL}={LABELS[LABEL]}", f"--volume={self.folder}:{SHARED}"),
+            *("--workdir=/tmp", f"--entrypoint={entrypoint}", "--no-healthcheck"),
+            *(f"--env={key}={value}" for key, value in environment.items()),
+            *(self.image, *command),
         )
         return name
-
-    def run_api(self, environment: dict[str, str]) -> None:
-        serve = ("-P", "-m", "uvicorn", "--factory", "gastown.api:create_app", "--host=0.0.0.0", f"--port={API_PORT}")
-        self.run(self.api, environment, "python", *serve, "--no-access-log")
-
-    def run_beat(self, name: str, environment: dict[str, str]) -> str:
-        beat = ("-A", "gastown.celery_app", "beat", "--schedule=/tmp/beat", "--pidfile=")
-        return self.run(name, environment, "celery", *beat)
 
     # --- work
 

@@ -180,7 +180,13 @@ def agent() -> str:
 
 
 def _project(target: str, name: str) -> str:
-    """Its tag tells sources apart, since several sessions may test at once; NAME:test is the latest."""
+    """Its tag tells sources apart, since several sessions may test at once; NAME:test is the latest.
+
+    TESTS_CONTROL_IMAGE or TESTS_AGENT_IMAGE names one to be tested as it is.
+    """
+    given = os.environ.get(f"TESTS_{target.upper()}_IMAGE")
+    if given:
+        return given
     digest = digest_of(BASES[0].digest.encode(), *_source(target))
     tag = f"{name}:test-{digest}"
 

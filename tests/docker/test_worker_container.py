@@ -6,10 +6,9 @@ What became of it is read in Postgres.
 import pytest
 
 from tests.docker.conftest import BROKERS
-from tests.docker.fleet import stop
+from tests.docker.fleet import stop, until
 from tests.docker.litter import docker
 from tests.docker.town import Town
-from tests.flows.town import until
 
 WRITE = "echo done > $GASTOWN_BEAD.txt"
 

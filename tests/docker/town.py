@@ -5,9 +5,8 @@ from typing import Any
 from pytest_celery import CeleryTestSetup
 
 from tests.docker.engine import NoEngine
-from tests.docker.fleet import Fleet, state_of
+from tests.docker.fleet import Fleet, state_of, until
 from tests.docker.litter import docker
-from tests.flows.town import until
 
 CELERY = ("python", "-P", "-m", "celery", "-A", "gastown.celery_app")
 
@@ -22,13 +21,13 @@ class Town:
 
     def begin(self) -> None:
         self.others.append(self.fleet.api)
-        self.fleet.run_api(self.environment)
+        self.fleet.run(self.fleet.api, self.environment, "api")
         self.add_beat()
 
     def add_beat(self) -> str:
         name = f"{self.fleet.api}-beat{len(self.others)}"
         self.others.append(name)
-        return self.fleet.run_beat(name, self.environment)
+        return self.fleet.run(name, self.environment, "beat")
 
     def end(self) -> None:
         docker("rm", "--force", "--volumes", *self.others)
