@@ -1,5 +1,9 @@
 """The queues of nodes that are gone: nobody reads them any more, so what is in them would stay for ever."""
 
+from typing import Any
+
+from typing import Any
+
 import structlog
 from amqp.exceptions import PreconditionFailed
 
@@ -29,11 +33,23 @@ def drop_queues(node: str) -> None:
                         bound.declare()  # kombu forgets a binding only where it has made it
                         bound.delete()
                     else:
-                        channel.queue_delete(name, if_unused=True)
-    except PreconditionFailed:
-        log.info("queue_in_use", node=node)
+                        _delete_unused(channel, name)
     except BROKER_FAILURES as error:
         raise BrokerUnavailable(f"the broker cannot be reached: {error}", hint="gastown doctor") from error
+
+
+def _delete_unused(channel: Any, queue: str) -> None:
+    try:
+        channel.queue_delete(queue, if_unused=True)
+    except PreconditionFailed:  # which also closes the channel
+        log.info("queue_in_use", queue=queue)
+
+
+def _delete_unused(channel: Any, queue: str) -> None:
+    try:
+        channel.queue_delete(queue, if_unused=True)
+    except PreconditionFailed:  # which also closes the channel
+        log.info("queue_in_use", queue=queue)
 
 
 def drop_silent_queues() -> None:
