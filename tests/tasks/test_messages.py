@@ -1,0 +1,81 @@
+"""What people see of messages: which bead each is about. And what `celery call` may be given."""
+
+import json
+from typing import Any
+
+import pytest
+from structlog.testing import capture_logs
+
+from gastown.celery_app import app
+from gastown.commands import work
+from gastown.db import transaction
+from gastown.models import Bead, Dispatch
+from gastown.reconcile.actions import TITLE_LENGTH, bead_named
+from gastown.states import BeadStatus
+from gastown.tasks.base import publish_all
+from gastown.tasks.reconcile import dispatch
+from tests.builders import a_bead, a_node, a_rig, an_attempt, the_api_is_there
+from tests.conftest import Clock
+from tests.ticks import tick
+
+
+def shown(queue: str) -> list[str]:
+    """As Flower shows the arguments of what waits in a queue, oldest first."""
+    with app.connection_for_write() as connection:
+        waiting: list[Any] = connection.default_channel.client.lrange(queue, 0, -1)
+    return [json.loads(each)["headers"]["argsrepr"] for each in reversed(waiting)]
+
+
+def test_a_start_and_a_stop_name_their_bead(clock: Clock) -> None:
+    with transaction() as session:
+        a_node(session)
+        the_api_is_there(session)
+        bead = a_bead(session, a_rig(session), title='Say "hello"\n to everybody')
+    tick()
+    with transaction() as session:
+        [attempt] = session.query(Dispatch).all()
+    named = f'{bead.id} "Say "hello" to everybody"'
+    assert shown("node.here") == [repr((str(attempt.id), named))]
+    with transaction() as session:
+        stops = work.cancel(session, bead.town_id, bead.id)
+    publish_all(stops)
+    assert shown("node.here")[1:] == [repr((str(attempt.id), named))] * len(stops)
+
+
+def test_a_long_title_is_cut() -> None:
+    named = bead_named("gt-aaaaa", "word " * 100)
+    assert len(named) == len('gt-aaaaa ""') + TITLE_LENGTH
+    assert named.endswith('…"')
+
+
+@pytest.mark.parametrize("bead_id", ["gt-nope", "", None, 7, ["gt-aaaaa"], "x\0", "x\ny"])
+def test_dispatching_what_is_no_bead_says_so(database: str, bead_id: Any) -> None:
+    """`celery call` waits for no answer, so the log has it."""
+    with capture_logs() as said:
+        dispatch(bead_id)
+    assert [each["event"] for each in said] == ["dispatch_refused"]
+
+
+def test_dispatching_what_is_over_changes_nothing(clock: Clock) -> None:
+    with transaction() as session:
+        attempt = an_attempt(session, rig=a_rig(session))
+        bead_id = attempt.bead_id
+        work.cancel(session, session.get_one(Bead, bead_id).town_id, bead_id)
+    with transaction() as session:
+        before = session.get_one(Bead, bead_id)
+    with capture_logs() as said:
+        dispatch(bead_id)
+    with transaction() as session:
+        after = session.get_one(Bead, bead_id)
+    assert said[0]["reason"] == f"{bead_id} is canceled"
+    assert (before.forced_at, before.wake_at) == (after.forced_at, after.wake_at)
+    assert after.status == BeadStatus.CLOSED
+
+
+def test_dispatching_a_bead_starts_it_at_once(clock: Clock) -> None:
+    with transaction() as session:
+        bead_id = a_bead(session, a_rig(session)).id
+    dispatch(bead_id)
+    with transaction() as session:
+        assert session.get_one(Bead, bead_id).forced_at is not None
+    assert len(shown("control")) == 1
