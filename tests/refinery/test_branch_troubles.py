@@ -18,6 +18,7 @@ from gastown.refinery.forges.branch import BranchForge
 from gastown.states import BeadStatus, DispatchStatus, HoldCode, MergeStatus, Resolution, Strategy
 from gastown.store import merges
 from gastown.tasks import merge as task
+from gastown.tasks import publishing
 from gastown.tasks.merge import merge
 from tests.builders import a_feature_branch, an_attempt, now
 from tests.conftest import Clock
@@ -103,6 +104,20 @@ def test_killed_before_or_after_the_push_of_the_branch(
     assert (found.held_code, found.published_sha) == (HoldCode.AWAITING_APPROVAL, request.head_sha)
     assert head(bare.remote, branch_of(request)) == request.head_sha
     assert not gated.exists()
+
+
+def test_whoever_lost_the_lease_publishes_nothing_again(bare: Rig, set_up: None, gated: Path, clock: Clock) -> None:
+    """Another worker may have found that it is not there, and have let a cancel in."""
+    request = requested(bare, gated)
+    first = claim(request)
+    assert in_transaction(lambda session: merges.begin_push(session, first, first.head_sha, head(bare.remote)))
+    clock.advance(45)
+    order = claim(request)
+    assert publishing.goes_on(order, task._job(order), lost=True)
+    assert branches(bare) == ["main"]
+    assert (now(request).status, now(request).published_sha) == (MergeStatus.PUSHING, None)
+    assert publishing.goes_on(order, task._job(order), lost=False)
+    assert head(bare.remote, branch_of(request)) == request.head_sha
 
 
 def test_killed_between_the_removal_of_the_branch_and_the_record(
