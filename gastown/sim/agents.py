@@ -6,12 +6,13 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-from gastown.agent.protocol import Checkpoint, Done, Heartbeat, LogChunk
-from gastown.commands import attempt
+from gastown.agent.protocol import Checkpoint, Done, Heartbeat, LogChunk, Review
+from gastown.commands import attempt, reviews
 from gastown.db import in_transaction
-from gastown.errors import TemporaryError
+from gastown.errors import Refused, TemporaryError
 from gastown.runtimes import RunSpec
 from gastown.settings import get_settings
+from gastown.sim import reviewed
 from gastown.sim.actors import Actor
 from gastown.sim.moods import ENDED_MORE
 from gastown.sim.nodes import Node
@@ -35,6 +36,7 @@ ENDINGS = {
     "fails: auth_failed": 0.02,
     "fails: rate_limited": 0.05,
 }
+VERDICTS = {"approves": reviews.APPROVE, "asks for changes": reviews.CHANGES}
 FAULTS = {"dies": 0.06, "hangs": 0.05, "falls silent": 0.4}
 
 
@@ -53,6 +55,8 @@ class SimAgent:
         self.report: Done | None = None
         self.answer: str | None = None
         self.mends: str | None = None  # the head of the merge request that it is to mend
+        self.reads: str | None = None  # ... or to approve
+        self.answered = False
 
     # ---- what it may do next ------------------------------------------------------------------------
 
@@ -77,8 +81,14 @@ class SimAgent:
         if self.hanging:
             return [*ways, (0.3 if self.world.faults_on else 5.0, "wakes up")]
         ways += [(0.6, "logs"), (0.6, "checkpoint"), (0.2, "status"), (0.8, "works")]
+        if self.reads is not None and not self.answered:
+            haste = self.world.chances.mood.haste if self.world.faults_on else 3.0
+            ways += [(2.0 * haste, "approves"), (haste, "asks for changes"), (0.3 * faults, "approves, answer lost")]
         if not self.world.faults_on:
-            return [*ways, (3, "succeeds"), (0.5, "changes nothing")]
+            enough = self.reads is None or self.answered
+            return [*ways, (3, "succeeds"), (0.5, "changes nothing")] if enough else ways
+        if self.answered:
+            ways += [(0.1, what) for what in VERDICTS]
         endings = ENDINGS | ENDED_MORE.get(self.world.theme, {})
         return ways + [(weight * self.world.chances.mood.haste, what) for what, weight in endings.items()]
 
@@ -115,6 +125,8 @@ class SimAgent:
         self.saved = self.work
         if what in ("succeeds", "changes nothing"):
             head = (self.mends or base) if what == "changes nothing" else sha("head", self.name, self.work)
+            if head not in (self.mends, base):
+                self.world.targets.make(self.rig_id, head, self.world.stands[self.bead])
             return Done(outcome="succeeded", base_sha=base, head_sha=head, exit_code=0)
         wip = sha("wip", self.name, self.work)
         if what == "winds down":
@@ -139,6 +151,9 @@ class SimAgent:
         if what == "checkpoint":
             saved = Checkpoint(wip_sha=sha("wip", self.name, self.work))
             return lambda session: attempt.checkpoint(session, key, saved)
+        if what in VERDICTS:
+            said = Review(verdict=VERDICTS[what], comment="because")
+            return lambda session: reviews.answer(session, key, said, get_settings().home)
         assert what == "reports"
         assert self.report is not None
         report = self.report
@@ -154,10 +169,12 @@ class SimAgent:
         self.calling = True
 
         def call() -> Any:
-            answer = self._usual_beat() if what == "heartbeat" and self.assigned else None
+            answer: Any = self._usual_beat() if what == "heartbeat" and self.assigned else None
             if answer is None:
                 answer = in_transaction(transact)
             self.world.oracles.note_accepted(self, what)
+            if what in VERDICTS and answer.counted:
+                reviewed.note(self.world.oracles, self, what)
             if what == "reports":
                 poke()
             return answer
@@ -177,6 +194,8 @@ class SimAgent:
             return
         if actor.killed or isinstance(error, TemporaryError) or lost:
             return
+        if isinstance(error, Refused) and what in VERDICTS:
+            return  # it said something else before
         if error is not None:
             self.world.fail("an agent's call raised", f"{self.name} {what}: {type(error).__name__}: {error}")
             return
@@ -187,7 +206,13 @@ class SimAgent:
         if what == "assignment":
             self.assigned = True
             bead = self.world.oracles.now.tables["beads"][answer.bead_id]
-            self.mends = None if bead["mr_id"] is None else answer.base
+            self.rig_id = answer.rig_id
+            self.mends = answer.base if bead["purpose"] in ("conflict", "rework") else None
+            self.reads = answer.base if bead["purpose"] == "review" else None
+            below = self.world.targets.below(answer.rig_id, answer.base or answer.feature_sha)
+            self.world.stands[self.bead] = self.world.stands.get(self.bead, frozenset()) | below
+        elif what in VERDICTS:
+            self.answered = True
         elif what == "logs":
             self.chunks += 1
         elif what == "checkpoint":

@@ -42,7 +42,7 @@ def _check_merge_rights(oracles: "Oracles", actor: Actor | None) -> None:
         was = oracles.before.tables["merge_requests"].get(key)
         if was is None:
             continue
-        name = oracles.world.name_of(row["dispatch_id"])
+        name = oracles.world.name_of_merge(row)
         if row["merge_epoch"] != was["merge_epoch"]:
             leased = was["lease_expires_at"]
             if was["status"] in MERGING and leased and datetime.fromisoformat(leased) > oracles.world.now:

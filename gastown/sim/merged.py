@@ -3,6 +3,8 @@
 from typing import TYPE_CHECKING, Any
 
 from gastown.reconcile.policy import Policy
+from gastown.sim import landed, reviewed
+from gastown.sim.target import Landing
 from gastown.states import MERGING
 
 if TYPE_CHECKING:
@@ -18,14 +20,15 @@ def check(oracles: "Oracles") -> None:
     for row in rows.values():
         oracles.heads.setdefault(row["bead_id"], set()).add(row["head_sha"])
     for landing in world.targets.landings:
+        landed.check_brought(oracles, landing)
         for head in landing.merges:
-            _check_landed(oracles, head, [row for row in rows.values() if row["head_sha"] == head])
+            _check_landed(oracles, head, landing, [row for row in rows.values() if row["head_sha"] == head])
     world.targets.landings.clear()
     for row in rows.values():
-        name = world.name_of(row["dispatch_id"])
-        if oracles.served.get(row["dispatch_id"]) != row["head_sha"]:
+        name = world.name_of_merge(row)
+        if row["dispatch_id"] is not None and oracles.served.get(row["dispatch_id"]) != row["head_sha"]:
             oracles.fail("a merge request of a head that no served done named", name)
-        if row["merged_sha"] is not None and not world.targets.of(row["rig_id"]).holds(row["head_sha"]):
+        if row["merged_sha"] is not None and not world.targets.of(row["rig_id"], row["target"]).holds(row["head_sha"]):
             oracles.fail("recorded as merged, and not on the target", name)
         if row["rounds"] > ROUNDS:
             oracles.fail("a merge mended more often than may be", f"{name}: {row['rounds']}")
@@ -45,20 +48,26 @@ def _check_mended(oracles: "Oracles") -> None:
         if mended and row["held_code"] is not None:
             oracles.fail("a merge held by what was mended", oracles.world.name_of(row["rework_id"]))
     for key, bead in beads.items():
-        if bead["mr_id"] is not None and bead["status"] == "in_progress" and rows[bead["mr_id"]]["status"] == "closed":
+        mends = bead["mr_id"] is not None and bead["purpose"] != "review"
+        if mends and bead["status"] == "in_progress" and rows[bead["mr_id"]]["status"] == "closed":
             oracles.fail("an agent mends a merge that is over", oracles.world.name_of(key))
 
 
-def _check_landed(oracles: "Oracles", head: str, requests: list[Row]) -> None:
+def _check_landed(oracles: "Oracles", head: str, landing: Landing, requests: list[Row]) -> None:
     if not requests:
         oracles.fail("a head was merged that nobody asked for", head)
         return
     bead = oracles.now.tables["beads"][requests[0]["bead_id"]]
-    name = oracles.world.name_of(requests[0]["dispatch_id"])
-    if bead["status"] != "in_review" or requests[0]["status"] in ("closed", "failed"):
+    name = oracles.world.name_of_merge(requests[0])
+    if requests[0]["target"] != landing.branch:
+        if bead["resolution"] != "merged":
+            oracles.fail("landed, and its bead was not merged", name)
+    elif bead["status"] != "in_review" or requests[0]["status"] in ("closed", "failed"):
         state = f"{bead['status']} {bead['resolution'] or ''}".strip()
         oracles.fail("merged, and its bead did not want it", f"{name}: {state}, request {requests[0]['status']}")
-    target = oracles.world.targets.of(requests[0]["rig_id"])
+    else:
+        reviewed.check_landed(oracles, requests[0])
+    target = oracles.world.targets.of(landing.rig_id, landing.branch)
     heads = oracles.heads[bead["id"]]
     merges = [each for each in target.above[target.head] if target.merged_head.get(each) in heads]
     if len(merges) > 1:

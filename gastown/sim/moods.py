@@ -50,6 +50,8 @@ class Mood:
     far: Jumps = NEAR
     mends: bool = False  # agents mend what holds a merge, and merges conflict and are red more often
     batch: int = 1  # of merges, at first
+    convoys: bool = False
+    reviews: bool = False  # two of the three rigs want each head approved
 
     @classmethod
     def of(cls, seed: int) -> "Mood":
@@ -69,7 +71,10 @@ class Mood:
         )
         theme = THEMES[seed % len(THEMES)]
         mood = replace(mixed, theme=theme, **OF[theme])
-        return replace(mood, mends=True, batch=rng.choice((1, 2, 3, 4))) if _mends(seed) else mood
+        if not _mends(seed):
+            return mood
+        nth, batch = seed // len(THEMES) % 8, rng.choice((1, 2, 3, 4))
+        return replace(mood, mends=True, batch=batch, convoys=nth in (2, 6), reviews=nth in (0, 2))
 
 
 def _mends(seed: int) -> bool:

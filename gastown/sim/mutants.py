@@ -1,86 +1,18 @@
-"""Faults put into the product on purpose, one at a time, to see that the simulation notices each.
+"""Faults put into the product on purpose, one at a time, to see that the simulation notices each."""
 
-A mutant is a function of the product with some of its text replaced, in every module that knows it, for as long as the
-simulation runs. Text that is no longer there means that the mutant has to be written anew.
-"""
-
-import inspect
-import sys
-import textwrap
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from importlib import import_module
-from itertools import count
-from typing import Any
-
-from gastown.sim.moods import THEMES, Theme
+from gastown.sim.moods import Theme
+from gastown.sim.planting import Mutant
 
 
-@dataclass(frozen=True)
-class Mutant:
-    """`changes`: in `module:function`, what is replaced by what."""
-
-    name: str
-    changes: tuple[tuple[str, str, str], ...]
-    theme: Theme  # of the histories in which it shows soonest
-    begin: int  # the first of them is the next one from here
-    within: int = 20_000  # steps
-
-    @property
-    def seeds(self) -> Iterator[int]:
-        """Seeds of its theme, without end."""
-        first = self.begin + (THEMES.index(self.theme) - self.begin) % len(THEMES)
-        return count(first, len(THEMES))
-
-    @contextmanager
-    def installed(self) -> Iterator[None]:
-        places: list[tuple[Any, str, Any]] = []
-        try:
-            for where, old, new in self.changes:
-                for owner, name, before, after in self._replacements(where, old, new):
-                    places.append((owner, name, before))
-                    setattr(owner, name, after)
-            yield
-        finally:
-            for owner, name, before in reversed(places):
-                setattr(owner, name, before)
-
-    def _replacements(self, where: str, old: str, new: str) -> list[tuple[Any, str, Any, Any]]:
-        module_name, _, path = where.partition(":")
-        module = import_module(module_name)
-        original = getattr(module, path)
-        function = getattr(original, "run", original)  # a Celery task's body
-        mutated = self._mutated(inspect.unwrap(function), module, old, new)
-        if function is not original:
-            return [(original, "run", function, mutated)]
-        return list(_places(function, mutated))
-
-    def _mutated(self, function: Callable[..., Any], module: Any, old: str, new: str) -> Any:
-        source = textwrap.dedent(inspect.getsource(function))
-        source = source[source.index("def ") :]
-        if source.count(old) != 1:
-            raise LookupError(f"mutant {self.name!r}: {old!r} is {source.count(old)} times in {function.__name__}")
-        scope: dict[str, Any] = {}
-        code = compile(source.replace(old, new), f"<mutant {self.name}>", "exec", dont_inherit=True)
-        exec(code, module.__dict__, scope)
-        return scope[function.__name__]
-
-
-def _places(function: Any, mutated: Any) -> Iterator[tuple[Any, str, Any, Any]]:
-    """Every name in the product that means this function, by itself or as a member of RULES."""
-    for module_name, module in list(sys.modules.items()):
-        if not module_name.startswith("gastown."):
-            continue
-        for name, value in list(vars(module).items()):
-            if value is function:
-                yield module, name, value, mutated
-            elif isinstance(value, tuple) and any(each is function for each in value):
-                yield module, name, value, tuple(mutated if each is function else each for each in value)
-
-
-def _of(name: str, *changes: tuple[str, str, str], theme: Theme = Theme.MIXED, begin: int = 1000) -> Mutant:
-    return Mutant(name, changes, theme, begin)
+def _of(
+    name: str,
+    *changes: tuple[str, str, str],
+    theme: Theme = Theme.MIXED,
+    begin: int = 1000,
+    playing: str = "",
+    elsewhere: str = "",
+) -> Mutant:
+    return Mutant(name, changes, theme, begin, playing=playing, elsewhere=elsewhere)
 
 
 ATTEMPTS, ENDINGS, CLAIMS = "gastown.store.attempts", "gastown.store.endings", "gastown.store.claims"
@@ -115,8 +47,64 @@ OF_MENDING = (  # from where on agents mend merges, and some are batched
     ),
 )
 
+LANDINGS, REVIEWS, SAID = "gastown.store.landings", "gastown.store.reviews", "gastown.commands.reviews"
+REWORKING = "gastown.reconcile.rules.reworking"
+LANDING_RULES = "gastown.reconcile.rules.landing"
+OF_CONVOYS = (
+    _of(
+        "a landing that does not wait for all members",
+        (f"{LANDING_RULES}:await_members", "landing.waiting == 0 and", "True and"),
+        begin=10_020,
+        playing="convoys",
+    ),
+    _of(
+        "who waits for a member of a convoy, and not for its landing",
+        ("gastown.store.beads:wait_for_landings", "add_edges(session, [", "str(["),
+        begin=10_044,
+        playing="convoys",
+    ),
+    _of(
+        "a landing that does not stand on the last merge",
+        (
+            "gastown.store.branches:note_tip",
+            ".values(head_sha=tip_sha)",
+            ".values(head_sha=func.coalesce(ConvoyBranch.head_sha, tip_sha))",
+        ),
+        begin=10_092,
+        playing="convoys",
+    ),
+    _of(
+        "a convoy whose start wakes nobody",
+        (
+            "gastown.store.convoys:start",
+            "wake(session, *member_ids(session, convoy.id), *landing_ids(session, convoy.id))",
+            "pass",
+        ),
+        begin=10_068,
+        playing="convoys",
+    ),
+)
+OF_REVIEWS = (
+    _of(
+        "a merge that does not wait for its approval",
+        (f"{REVIEWS}:hold_for_review", "or not awaits_review(session, request)", "or True"),
+        (f"{REWORKING}:ask_review", "or merge.reviewed or", "or True or"),
+        begin=10_044,
+        playing="reviews",
+    ),
+    _of(
+        "a batch that takes what nobody approved",
+        (f"{BATCHES}:take", "if rig.review_agent is not None:", "if False:"),
+        theme=Theme.MERGING,
+        begin=10_034,
+        playing="reviews",
+    ),
+)
+
 MUTANTS = (
     *OF_MENDING,
+    *OF_CONVOYS,
+    *OF_REVIEWS,
     _of("a fence that forgets newer epochs", (f"{ATTEMPTS}:is_fenced", NEWER, "return not _wanted(session, dispatch)")),
     _of(
         "a roll-back that touches the bead though it hit nothing",
@@ -254,9 +242,9 @@ MUTANTS = (
     ),
 )
 
-# Not noticed in 5,000 steps of their theme: each needs two or more things at once, most of them within one push.
+# Not noticed in 5,000 steps and more of their theme: another guard covers it, or it takes several things at once.
 UNNOTICED = (
-    _of(
+    _of(  # a cancel between the preparation of a batch and its push, which takes two transactions
         "a member of a batch that is canceled, and lands",
         (
             f"{BATCHES}:begin_push",
@@ -265,31 +253,61 @@ UNNOTICED = (
         ),
         theme=Theme.MERGING,
         begin=10_008,
+        elsewhere="test_a_cancel_before_the_push_has_the_rest_merged_anew",
     ),
-    _of(
+    _of(  # four rounds within one history
         "rework without end",
-        ("gastown.reconcile.rules.reworking:give_up_merge", "merge.rounds < policy.rework_rounds", "True"),
+        (f"{REWORKING}:give_up_merge", "merge.rounds < policy.rework_rounds", "True"),
         theme=Theme.MERGING,
         begin=10_008,
+        elsewhere="test_three_rounds_then_it_fails_and_a_person_is_asked",
     ),
-    _of(
+    _of(  # a cancel of just that bead in just that while
         "a rework that goes on after its merge is canceled",
         (
-            f"{WORK}:cancel_locked",
+            f"{WORK}:_end_locked",
             'made = rework.cancel_for(session, bead.id, actor, f"canceled with {bead.id}")',
             "made = []",
         ),
         theme=Theme.MERGING,
         begin=10_008,
+        elsewhere="test_cancel_of_the_source_ends_its_rework",
     ),
-    _of(
+    _of(  # whoever lost the lease asks before each write; it has to run out between that and the transaction
         "a merge record that does not look at the epoch",
         ("gastown.store.closing:lock_ours", "found[1].merge_epoch == order.merge_epoch", "True"),
         theme=Theme.MERGING,
+        elsewhere="test_a_worker_that_lost_its_claim_writes_nothing",
     ),
-    _of(
+    _of(  # no effect on a cancel, which asks the same before; a landing's withdrawal then loses its move
         "a cancel that does not wait for the push",
         (f"{REQUESTS}:close_request", "if batches.is_being_pushed(session, bead.id) or", "if"),
         theme=Theme.MERGING,
+        elsewhere="test_nobody_is_called_back_while_the_landing_is_pushed",
+    ),
+    _of(  # a member that was called off is retried while just that landing is in the queue
+        "a landing that goes on while a member is worked on again",
+        (f"{LANDINGS}:call_back", 'withdraw(session, landing, f"{member.id} is worked on again", actor)', "pass"),
+        begin=10_020,
+        playing="convoys",
+        elsewhere="test_a_member_that_is_retried_withdraws_the_landing",
+    ),
+    _of(  # the rules ask for no merge before the approval: the claim matters when a head moves in between
+        "a claim that does not ask for an approval",
+        (f"{REVIEWS}:hold_for_review", "or not awaits_review(session, request)", "or True"),
+        begin=10_020,
+        playing="reviews",
+        elsewhere="test_one_that_waited_for_the_outside_is_read_first",
+    ),
+    _of(  # whatever moves a head ends its reviews, and their attempts are fenced
+        "an approval of whatever the head is by now",
+        (
+            f"{SAID}:answer",
+            "request, sha = reviews.request_of(session, review), review.base_sha",
+            "request = session.get_one(MergeRequest, review.mr_id, populate_existing=True)\n    sha = request.head_sha",
+        ),
+        begin=10_020,
+        playing="reviews",
+        elsewhere="test_an_answer_that_nobody_waits_for_changes_nothing",
     ),
 )

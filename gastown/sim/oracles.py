@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 
-from gastown.sim import holding, merged
+from gastown.sim import holding, landed, merged, reviewed
 from gastown.sim.actors import Actor
 from gastown.sim.broker import MANY
 from gastown.states import ADOPTABLE, LIVE, MACHINES, RELEASING, TERMINAL
@@ -23,17 +23,18 @@ if TYPE_CHECKING:
 Row = dict[str, Any]
 TABLES = {
     "beads": "id, town_id, rig_id, status, resolution, held_at IS NOT NULL AS held, wake_at, not_before, attempts_from,"
-    " failure_code, verdict, ready_at, purpose, mr_id",
+    " failure_code, verdict, ready_at, purpose, mr_id, convoy_id",
     "dispatches": "id, town_id, rig_id, node_id, bead_id, agent_id, epoch, status, code, failure_class, head_sha,"
     " wip_sha, queued_at, ended_at, adopted_at, cost_usd, cap_usd",
     "agents": "id, bead_id, status",
     "merge_requests": "id, bead_id, dispatch_id, rig_id, status, head_sha, merge_sha, staged_sha, merged_sha,"
-    " merge_epoch, lease_expires_at, rounds, batch_of, held_code, rework_id",
+    " merge_epoch, lease_expires_at, rounds, batch_of, held_code, rework_id, target, reviewed_sha",
+    "convoys": "id, town_id, name, status, partial_at AS partial",
     "bead_dependencies": "bead_id, blocker_id",
     "nodes": "id, name, capacity, coalesce(draining_at, closed_at) IS NOT NULL AS draining",
     "towns": "id, paused_at IS NOT NULL AS paused, policy, breaker_opened_at",
     "services": "name AS id, alive_at, back_at",
-    "rigs": "id, town_id, paused_at IS NOT NULL AS paused, policy",
+    "rigs": "id, town_id, paused_at IS NOT NULL AS paused, policy, review_agent IS NOT NULL AS reviews",
 }
 BROKEN = {
     **INVARIANTS,
@@ -122,6 +123,9 @@ class Oracles:
         self.forced: set[str] = set()
         self.begun: set[str] = set()  # attempts whose start was asked of a runtime
         self.at_merge: dict[int, Actor | None] = {}  # who claimed a merge last
+        self.approved: set[tuple[int, str]] = set()  # merge requests, and their heads
+        self.objected: set[tuple[int, str]] = set()
+        self.claimed_at: dict[int, int] = {}  # of merges, in steps
         self.heads: dict[str, set[str]] = {}  # of the merge requests of each bead, also those that were mended
         self.limits: list[tuple[int, dict[str, Any]]] = []
         self._query = _query()
@@ -163,6 +167,8 @@ class Oracles:
         holding.check(self, actor)
         self._check_terminal(actor)
         merged.check(self)
+        landed.check(self)
+        reviewed.check(self, actor)
         self._check_processes()
         self._check_work()
 
@@ -208,6 +214,7 @@ class Oracles:
         for row in new:
             self._check_room(row, live, since)
             self._check_wanted(row)
+            landed.check_start(self, row)
             holding.check_breaker(self, row, live)
             holding.check_budget(self, row, live, since)
 
@@ -242,7 +249,8 @@ class Oracles:
 
     def _check_terminal(self, actor: Actor | None) -> None:
         """I4: what is over changes by a person alone, who retries it, or calls off what failed."""
-        asked = actor is not None and actor.name.startswith(("user retry", "user again"))
+        again = ("user retry", "user again", "user convoy add", "user convoy land", "user convoy partial")
+        asked = actor is not None and actor.name.startswith(again)
         ended = actor is not None and actor.name.startswith("user ")
         for key, was in self.before.tables["beads"].items():
             is_now = self.now.tables["beads"].get(key, was)
@@ -252,7 +260,8 @@ class Oracles:
             if was["status"] in TERMINAL and changed and not allowed:
                 detail = f"{self.world.name_of(key)}: {was['status']} -> {is_now['status']}"
                 self.fail("a bead that was over changed", detail)
-            if was["resolution"] in RELEASING and changed:
+            landed_nothing = was["purpose"] == "landing" and was["resolution"] != "merged"
+            if was["resolution"] in RELEASING and changed and not landed_nothing:
                 self.fail("a result was taken back", self.world.name_of(key))
             if was["status"] in TERMINAL and not changed and any(was[fact] != is_now[fact] for fact in CHARGED):
                 self.fail("a failure was charged to a bead that was over", self.world.name_of(key))

@@ -6,11 +6,11 @@ from typing import Any
 from sqlalchemy import or_, select
 from sqlalchemy.orm import Session
 
-from gastown.models import Bead, BeadDependency, DecisionRow, Escalation, Town
+from gastown.models import Bead, BeadDependency, Convoy, DecisionRow, Escalation, MergeRequest, Town
 from gastown.reconcile import decide
 from gastown.reconcile.actions import Escalate
 from gastown.reconcile.views import load
-from gastown.states import RELEASING, TERMINAL, BeadStatus, Verdict
+from gastown.states import RELEASING, TERMINAL, BeadStatus, ConvoyStatus, MergeStatus, Verdict
 from gastown.store.claims import clock
 from gastown.store.policies import load_policies, policy_of
 from gastown.store.views import load_views
@@ -19,6 +19,9 @@ from gastown.store.views import load_views
 UNDER_WAY: set[str | None] = {Verdict.DISPATCH, Verdict.AWAITING_START, Verdict.AWAITING_AGENT}
 # what only a person ends; anything else has to end by itself
 FOR_PEOPLE = {Verdict.HELD, Verdict.BLOCKER_FAILED, Verdict.MERGE_HELD, Verdict.BLOCKED, Verdict.AWAITING_REWORK}
+FOR_PEOPLE |= {Verdict.STAGED, Verdict.AWAITING_MEMBERS, Verdict.MEMBER_FAILED, Verdict.AWAITING_REVIEW}
+# nobody tells these that things changed, so they look now and then
+LOOKING = {Verdict.AWAITING_MEMBERS}
 
 
 def replay_decisions(session: Session) -> list[str]:
@@ -60,7 +63,17 @@ def misasked(session: Session) -> list[str]:
     causes = {each.cause for each in asked}
     failed = sorted(bead.id for bead in beads.values() if bead.status == BeadStatus.FAILED)
     unasked = [key for key in failed if causes.isdisjoint((f"failed:{key}", f"merge_failed:{key}"))]
+    unasked = [key for key in unasked if _is_awaited(session, beads[key])]
     return found + [f"{key} failed, and nobody is asked" for key in unasked]
+
+
+def _is_awaited(session: Session, bead: Bead) -> bool:
+    """Unless it was made for a merge that is over, or goes on without it, or its convoy landed without it."""
+    if bead.convoy_id is not None and bead.purpose is None:
+        return session.get_one(Convoy, bead.convoy_id).status != ConvoyStatus.CLOSED
+    request = None if bead.mr_id is None else session.get_one(MergeRequest, bead.mr_id)
+    over = request is not None and request.status in (MergeStatus.CLOSED, MergeStatus.FAILED)
+    return request is None or (not over and bead.id in (request.rework_id, request.review_id))
 
 
 def _is_there(session: Session, asked: Escalation, beads: dict[str, Bead]) -> bool:
@@ -69,6 +82,8 @@ def _is_there(session: Session, asked: Escalation, beads: dict[str, Bead]) -> bo
     match kind:
         case "failed" | "merge_failed":
             return beads[subject].status == BeadStatus.FAILED
+        case "member":
+            return beads[subject].verdict == Verdict.MEMBER_FAILED
         case "rework":
             return beads[subject].status == BeadStatus.IN_REVIEW and beads[subject].verdict == Verdict.MERGE_HELD
         case "auth" | "budget":
@@ -90,5 +105,6 @@ def restless(rows: Iterable[Mapping[str, Any]]) -> list[str]:
     return [
         f"{row['id']} is {row['status']}: {row['verdict']}"
         for row in rows
-        if row["status"] not in TERMINAL and (row["verdict"] not in FOR_PEOPLE or row["wake_at"] is not None)
+        if row["status"] not in TERMINAL
+        and (row["verdict"] not in FOR_PEOPLE or (row["wake_at"] is not None and row["verdict"] not in LOOKING))
     ]

@@ -10,6 +10,7 @@ import structlog
 
 from gastown import db
 from gastown.celery_app import app
+from gastown.commands import reviews
 from gastown.refinery import merging
 from gastown.runtimes import registry
 from gastown.sim.workers import SimLease
@@ -59,6 +60,7 @@ def installed(world: "World") -> Iterator[None]:
         (merging, "release", targets.release),
         (merge, "Lease", lambda order: SimLease(world, order)),
         (mending, "reads", lambda preset, home: world.chances.mood.mends),
+        (reviews, "reads", lambda preset, home: world.chances.mood.mends),
         (shutdown, "is_near", world.is_shutting_down),
         (draws, "source", Random(world.seed)),
     ]

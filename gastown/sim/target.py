@@ -54,6 +54,9 @@ PUSHING = (
 LOOKING = (Option("answers", 10), Option("away", 1, fault=True))
 
 
+MAIN = "main"
+
+
 def sha(*words: object) -> str:
     return hashlib.sha1(" ".join(map(str, words)).encode(), usedforsecurity=False).hexdigest()
 
@@ -65,11 +68,12 @@ class Landing:
     rig_id: int
     commit: str
     merges: list[str]  # the heads that came with it
+    branch: str = MAIN
 
 
 @dataclass
 class Target:
-    """The branch of one rig."""
+    """A branch of a rig. Those of one rig share their commits."""
 
     head: str
     above: dict[str, frozenset[str]] = field(default_factory=dict)  # commit -> all that it stands on, with itself
@@ -81,12 +85,13 @@ class Target:
 
     def bringer(self, head: str) -> str:
         """The merge that brought it to the branch."""
-        return next(each for each, merged in self.merged_head.items() if merged == head and self.holds(each))
+        merges = (each for each, merged in self.merged_head.items() if merged == head and self.holds(each))
+        return next(merges, self.head)
 
     def merge(self, job: MergeJob, base: str) -> str:
         """A commit, not on the branch yet, that merges the job's head onto the base."""
         commit = sha("merge", job.head_sha, base, job.merge_epoch)
-        self.above[commit] = self.above[base] | {commit, job.head_sha}
+        self.above[commit] = self.above[base] | self.above.get(job.head_sha, {job.head_sha}) | {commit}
         self.merged_head[commit] = job.head_sha
         return commit
 
@@ -97,18 +102,34 @@ class SimTargets:
     def __init__(self, stage: Stage, *, mends: bool = False) -> None:
         self.stage = stage
         self._preparing = MENDED if mends else PREPARING
-        self.targets: dict[int, Target] = {}
+        self.targets: dict[tuple[int, str], Target] = {}
         self.landings: list[Landing] = []  # since the oracles looked last
 
-    def of(self, rig_id: int) -> Target:
-        if rig_id not in self.targets:
+    def of(self, rig_id: int, branch: str = MAIN, head: str | None = None) -> Target:
+        """A branch other than the rig's own begins as that, or at `head`."""
+        if (rig_id, MAIN) not in self.targets:
             root = sha("root", rig_id)
-            self.targets[rig_id] = Target(root, {root: frozenset({root})})
-        return self.targets[rig_id]
+            self.targets[rig_id, MAIN] = Target(root, {root: frozenset({root})})
+        main = self.targets[rig_id, MAIN]
+        if (rig_id, branch) not in self.targets:
+            self.targets[rig_id, branch] = Target(head or main.head, main.above, main.merged_head)
+        return self.targets[rig_id, branch]
+
+    def of_job(self, job: MergeJob) -> Target:
+        return self.of(job.rig_id, job.target, job.made_at)
+
+    def below(self, rig_id: int, commit: str | None) -> frozenset[str]:
+        """All that a commit stands on, with itself. None: the head of the rig's branch."""
+        main = self.of(rig_id)
+        return main.above.get(commit or main.head, frozenset({commit or main.head}))
+
+    def make(self, rig_id: int, head: str, below: frozenset[str]) -> None:
+        """Somebody's work, on top of all that."""
+        self.of(rig_id).above[head] = below | {head}
 
     def prepare(self, job: MergeJob, runtime: Any, on_step: Any, should_stop: Any) -> PrepareOutcome:
         outcome = self._may_raise("prepares", self._preparing)
-        target = self.of(job.rig_id)
+        target = self.of_job(job)
         if target.holds(job.head_sha):
             return AlreadyMerged(target.bringer(job.head_sha))
         expected = target.head
@@ -141,7 +162,7 @@ class SimTargets:
 
     def prepare_batch(self, jobs: Sequence[MergeJob], runtime: Any, on_step: Any, should_stop: Any) -> Batch:
         outcome = self._may_raise("prepares a batch", STACKING)
-        target = self.of(jobs[0].rig_id)
+        target = self.of_job(jobs[0])
         if should_stop():
             return Batch(outcome=Stopped())
         expected, made, left_out = target.head, list[Stacked](), dict[str, str]()
@@ -183,7 +204,7 @@ class SimTargets:
     def land(self, job: MergeJob, staged_sha: str) -> PushOutcome:
         if self.stage.pause("looks", LOOKING) == "away":
             return Unknown("the remote does not answer")
-        target = self.of(job.rig_id)
+        target = self.of_job(job)
         if staged_sha not in target.above:
             return Moved()
         if target.holds(staged_sha):
@@ -194,7 +215,7 @@ class SimTargets:
 
     def _push(self, job: MergeJob, commit: str, expected: str) -> PushOutcome:
         outcome = self.stage.pause("pushes", PUSHING)
-        target = self.of(job.rig_id)
+        target = self.of_job(job)
         if outcome == "moved":
             self.stranger(job.rig_id)
         if target.head not in (expected, commit):
@@ -207,7 +228,7 @@ class SimTargets:
             return Unknown("the connection broke")
         if target.head != commit:
             brought = sorted(target.merged_head[each] for each in self._new(target, commit))
-            self.landings.append(Landing(job.rig_id, commit, brought))
+            self.landings.append(Landing(job.rig_id, commit, brought, job.target))
             target.head = commit
         self.stage.pause("pushed")
         return Pushed() if outcome == "arrives" else Unknown("the connection broke")
@@ -227,7 +248,7 @@ class SimTargets:
     def contains(self, job: MergeJob, commit: str) -> bool:
         if self.stage.pause("looks", LOOKING) == "away":
             raise RepositoryUnavailable("the remote does not answer")
-        return self.of(job.rig_id).holds(commit)
+        return self.of_job(job).holds(commit)
 
     def stage_commit(self, job: MergeJob, prepared: Prepared) -> None:
         if self.stage.pause("stages", LOOKING) == "away":

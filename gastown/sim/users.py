@@ -6,11 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy.orm import Session
 
-from gastown.commands import edges, nodes, towns, work
+from gastown.commands import edges, nodes, reviews, towns, work
 from gastown.db import in_transaction
 from gastown.errors import GastownError
 from gastown.models import Rig, Town
+from gastown.settings import get_settings
 from gastown.sim.actors import Actor
+from gastown.sim.convoys import Convoys
 from gastown.sim.moods import ASKED_MORE, Theme
 from gastown.states import ADOPTABLE, PRIORITIES
 from gastown.tasks.base import poke, publish
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 AT_ONCE = 10  # beads that are not over; more of them only take turns
 POLICIES = {"max_running": (1, 2, 3, 4), "rig_max_running": (1, 2, 3)}
 BATCHES = (1, 2, 3, 4)
+OF_REVIEWS = {"approve": 0.6, "reject": 0.4, "reviews": 0.2}
 WISHES = {
     "sling": 5.0,
     "cancel": 0.8,
@@ -45,11 +48,16 @@ class Users:
 
     def __init__(self, world: "World") -> None:
         self.world = world
+        self.convoys = Convoys(world)
         self._named: set[str] = set()  # also those whose sling is still under way, or was killed
 
     def draw(self, rng: Random) -> str | None:
         """Something that a person may want now. None: nothing to want it of."""
+        if self.world.chances.mood.convoys and rng.random() < 0.25:
+            return self.convoys.draw(rng)
         wishes = WISHES | ASKED_MORE.get(self.world.theme, {})
+        if self.world.chances.mood.reviews:
+            wishes |= OF_REVIEWS
         wish = rng.choices(list(wishes), list(wishes.values()))[0]
         beads, world = list(self.world.beads), self.world
         if wish == "sling":
@@ -59,6 +67,8 @@ class Users:
             words = ["sling", f"B{len(self._named) + 1}", rng.choice(list(world.rigs)), rng.choice(PRIORITIES), *after]
         elif wish in ("pause", "resume"):
             words = [wish, rng.choice([*world.rigs, "town"])]
+        elif wish == "reviews":
+            words = [wish, rng.choice(list(world.rigs)), rng.choice(("on", "on", "off"))]
         elif wish in ("drain", "close", "open"):
             words = [wish, rng.choice(list(world.nodes))]
         elif wish == "policy":
@@ -99,7 +109,7 @@ class Users:
                 return [name for name, row in of.items() if row["held"]]
             case "retry":
                 return [name for name, row in of.items() if row["resolution"] == "canceled" or row["not_before"]]
-            case "again":
+            case "again" | "approve" | "reject":
                 return [name for name, row in of.items() if row["status"] == "in_review"]
             case "cancel":
                 return [name for name, row in of.items() if row["status"] in ("in_progress", "in_review")]
@@ -135,10 +145,16 @@ class Users:
         world = self.world
         if wish == "sling":
             return self._sling(*rest)
+        if wish == "convoy":
+            return self.convoys.wish(*rest)
         if wish in ("pause", "resume"):
             town_id = world.towns["town"] if rest[0] == "town" else world.rigs[rest[0]][0]
             rig = None if rest[0] == "town" else rest[0]
             return lambda session: towns.set_paused(session, town_id, wish == "pause", rig=rig)
+        if wish == "reviews":
+            review = "shell" if rest[1] == "on" else None
+            rig_id = world.rigs[rest[0]][1]
+            return lambda session: towns.update_rig(session, session.get_one(Rig, rig_id), review_agent=review) and []
         if wish == "drain":
             return lambda session: towns.drain_node(session, rest[0])
         if wish in ("close", "open"):
@@ -165,6 +181,10 @@ class Users:
                 return lambda session: work.hold(session, town_id, key, "not now")
             case "release":
                 return lambda session: work.release(session, town_id, key)
+            case "approve":
+                return lambda session: reviews.approve(session, town_id, key, "fine")[1]
+            case "reject":
+                return lambda session: reviews.reject(session, town_id, key, "no", get_settings().home)[1]
             case "force":
                 return lambda session: work.force_dispatch(session, key) and []
             case "block":

@@ -77,6 +77,7 @@ class World:
         self.beads: dict[str, tuple[str, int]] = {}  # name -> id and town
         self.names: dict[str, str] = {}  # id -> name
         self.leases: list[SimLease] = []
+        self.stands: dict[str, frozenset[str]] = {}  # bead -> the commits below the work of its attempts
         self.ended: dict[str, str] = {}  # attempt -> outcome of its accepted report
         self.due: dict[tuple[str, str], datetime] = {}  # of each beat and entry
         self.broken: Broken | None = None
@@ -105,7 +106,10 @@ class World:
             for name, rigs in (("town", ("r1", "r2")), ("other", ("r3",))):
                 self.towns[name] = town_id = towns.ensure_town(session, name)
                 for rig in rigs:
-                    new = towns.NewRig(name=rig, repository=f"/srv/{rig}", branch="main", agent="shell")
+                    review = "shell" if self.chances.mood.reviews and rig != "r2" else None
+                    new = towns.NewRig(
+                        name=rig, repository=f"/srv/{rig}", branch="main", agent="shell", review_agent=review
+                    )
                     self.rigs[rig] = (town_id, towns.add_rig(session, town_id, new).id)
             services.beat(session, API)
             for name, policy in policies_of(self.theme).items():
@@ -191,7 +195,15 @@ class World:
             source = self.name_of(now["merge_requests"][now["beads"][text]["mr_id"]]["bead_id"])
             made = sum(name.startswith(f"{source}.") for name in self.names.values() if "/" not in name)
             self.names[text] = f"{source}.{made + 1}"
+        elif text in now["beads"] and now["beads"][text]["purpose"] == "landing":
+            row = now["beads"][text]
+            rig = next(name for name, (_town_id, rig_id) in self.rigs.items() if rig_id == row["rig_id"])
+            self.names[text] = f"{now['convoys'][row['convoy_id']]['name']}-{rig}"
         return self.names.get(text, text)
+
+    def name_of_merge(self, row: Row) -> str:
+        """That of the attempt which made its head; a landing's has none."""
+        return self.name_of(row["dispatch_id"] or row["bead_id"])
 
     def name_of_argument(self, task: str, value: Any) -> str:
         """Of a task's message: a town's, a merge request's, or that of what an id means everywhere."""
@@ -199,7 +211,7 @@ class World:
             return next((name for name, key in self.towns.items() if key == value), str(value))
         if task == "gastown.merge":
             row = self.oracles.now.tables["merge_requests"].get(value)
-            return str(value) if row is None else self.name_of(row["dispatch_id"])
+            return str(value) if row is None else self.name_of_merge(row)
         return self.name_of(value)
 
     def promise_bead(self, name: str, key: str, town_id: int) -> None:
@@ -229,7 +241,7 @@ class World:
     def look(self) -> None:
         self.oracles.look(self.moved)
         rows = self.oracles.now.tables["beads"]
-        new = {self.name_of(key): key for key, row in rows.items() if row["mr_id"] is not None or key in self.names}
+        new = {self.name_of(key): key for key, row in rows.items() if row["purpose"] is not None or key in self.names}
         for name in sorted(new.keys() - self.beads.keys()):
             self.beads[name] = (new[name], rows[new[name]]["town_id"])
         self._note_policies()

@@ -1,9 +1,12 @@
 """The simulation notices each fault that is put into the product on purpose, within a stated number of steps."""
 
+from pathlib import Path
+
 import pytest
 
 from gastown.sim.database import Server
-from gastown.sim.mutants import MUTANTS, Mutant
+from gastown.sim.mutants import MUTANTS, UNNOTICED
+from gastown.sim.planting import Mutant
 from gastown.sim.runs import STEPS, run_seed
 from tests import tables
 
@@ -30,3 +33,11 @@ def test_a_mutant_is_noticed(sim_server: Server, mutant: Mutant) -> None:
 def test_there_are_enough_of_them() -> None:
     assert len(MUTANTS) >= 20
     assert len({mutant.name for mutant in MUTANTS}) == len(MUTANTS)
+
+
+@pytest.mark.parametrize("mutant", UNNOTICED, ids=lambda mutant: mutant.name)
+def test_what_the_simulation_does_not_notice_is_proven_by_a_test_of_the_store(mutant: Mutant) -> None:
+    tests = (path.read_text() for path in Path(__file__).parent.parent.joinpath("store").glob("test_*.py"))
+    assert any(f"def {mutant.elsewhere}(" in text for text in tests)
+    with mutant.installed():
+        pass  # its text is still there
