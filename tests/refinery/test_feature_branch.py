@@ -15,7 +15,8 @@ from gastown.agent.protocol import Assignment, Done
 from gastown.commands import attempt
 from gastown.db import transaction
 from gastown.models import Rig as RigRow
-from gastown.refinery.jobs import Held, MergeJob, Prepared, Pushed
+from gastown.refinery import merging
+from gastown.refinery.jobs import Held, MergeJob, Prepared, Pushed, PushOutcome
 from gastown.refinery.merging import push
 from gastown.states import ConvoyStatus, DispatchStatus, HoldCode, MergeStatus, Resolution
 from gastown.store import merges
@@ -233,6 +234,29 @@ def test_somebody_else_brought_it_to_the_target(
     run(landing.id)
     assert they.bead(landing.id).resolution == resolution
     assert (they.convoy(convoy_id).status, head(bare.remote, "main")) == (ConvoyStatus.CLOSED, before)
+
+
+def test_a_landing_that_the_target_is_not_seen_to_have_is_none(
+    bare: Rig, row: RigRow, deliver: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The push was taken, and a person took it back before anybody looked: it is merged anew."""
+    convoy_id, (one,) = staged(row, 1)
+    deliver(one, {"one": "1\n"})
+    run(one)
+    [landing] = they.landings(convoy_id)
+    before = head(bare.remote, "main")
+
+    def push_in_vain(job: MergeJob, prepared: Prepared) -> PushOutcome:
+        pushed = push(job, prepared)
+        point(bare, "main", before)
+        return pushed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(merging, "push", push_in_vain)
+        assert run(landing.id).status == MergeStatus.OPEN
+    assert (they.convoy(convoy_id).status, they.bead(landing.id).resolution) == (ConvoyStatus.LANDING, None)
+    assert run(landing.id).merged_sha == head(bare.remote, "main")
+    assert they.convoy(convoy_id).status == ConvoyStatus.CLOSED
 
 
 def test_a_worker_that_died_after_the_push_leaves_the_tip_to_the_next(
