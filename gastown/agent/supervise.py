@@ -11,6 +11,7 @@ from pathlib import Path
 from gastown.agent import journal, processes
 from gastown.agent.announced import Announced
 from gastown.agent.client import Client, Denied, Fenced, GaveUp, Rejected
+from gastown.agent.confining import confinement_of
 from gastown.agent.credentials import Keeper
 from gastown.agent.disk import DiskWatch
 from gastown.agent.failures import Failed, ending, plain, printable
@@ -19,7 +20,6 @@ from gastown.agent.git import GitError
 from gastown.agent.heartbeat import Heart
 from gastown.agent.lending import recall
 from gastown.agent.mirror import Mirror
-from gastown.agent.offline import CannotConfine, confinement
 from gastown.agent.output import Pump, Sender, Spool
 from gastown.agent.program import (
     CannotStart,
@@ -176,12 +176,10 @@ class Supervision:
         """Set-up, then the agent. Returns when the agent says that it is done."""
         assert self.workspace is not None
         environment = self._environment()
-        if self.launch.network == "none":
-            try:
-                self._confine = confinement()
-            except CannotConfine as error:
-                raise Failed("workspace_failed", f"{error}; give the rig another network") from error
-        self._set_up(environment, self.workspace.path)
+        setup = Setup(self.home, self.assignment.rig_id, self.assignment.setup, self.workspace.path)
+        own = (self.workspace.path, self.home / "homes", setup.cache, self.files.tmp)
+        self._confine = confinement_of(self.launch, own)
+        self._set_up(setup, environment)
         prompt = write_prompt(self.assignment, self.files)
         if self.signals.ending:
             raise Interrupted
@@ -222,8 +220,7 @@ class Supervision:
         own = {SELF: str(self.files.socket)} if self.relay.listens else {}
         return environment_for(self.assignment, self.launch, self.files, commands) | own
 
-    def _set_up(self, environment: dict[str, str], worktree: Path) -> None:
-        setup = Setup(self.home, self.assignment.rig_id, self.assignment.setup, worktree)
+    def _set_up(self, setup: Setup, environment: dict[str, str]) -> None:
         if not setup.needed():
             return
         self.heart.phase = "setup"

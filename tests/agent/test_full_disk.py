@@ -42,7 +42,7 @@ def test_an_attempt_above_its_limit_is_ended_and_its_work_saved(town: Town) -> N
     assert attempt.done is not None
     assert (attempt.done["outcome"], attempt.done["code"]) == ("failed", "disk_full")
     assert "may hold 16 MB" in attempt.done["message"]
-    assert "homes/gt-1 19 MB" in attempt.done["message"]
+    assert "Most of it: homes/gt-1 " in attempt.done["message"]
     assert git("show", f"{attempt.done['wip_sha']}:work.txt", cwd=supervisor.home / "mirrors" / "7.git") == "mine"
     assert attempt.done["code"] == FailureCode.DISK_FULL
 
