@@ -80,7 +80,7 @@ class Crew:
         told = ready.path(self.folder, celery_name)
         return Service(
             name=name,
-            argv=services.worker_command(settings, services.APP, celery_name, queues, processes),
+            argv=services.worker_command(services.APP, celery_name, queues, processes),
             log=INHERITED,
             cwd=Path.cwd(),
             env=services.environment(settings, {ready.FOLDER: str(self.folder)}),

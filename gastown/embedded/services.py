@@ -138,7 +138,7 @@ def _worker(
     told = ready.path(settings.home / "run", node)
     return Service(
         name=name,
-        argv=[*worker_command(settings, app, node, queues, processes), "--without-heartbeat"],
+        argv=[*worker_command(app, node, queues, processes), "--without-heartbeat"],
         log=home.log_file(settings.home, name),
         cwd=settings.home / "run",
         env=env,
@@ -150,19 +150,9 @@ def _worker(
     )
 
 
-def worker_command(settings: Settings, app: str, name: str, queues: Sequence[str], processes: int) -> list[str]:
+def worker_command(app: str, name: str, queues: Sequence[str], processes: int) -> list[str]:
     """A Celery worker that says when it consumes (`ready`). It sends events only when Flower asks for them."""
-    return [
-        *_celery(app),
-        "worker",
-        f"--hostname={name}",
-        f"--queues={','.join(queues)}",
-        "--pool=prefork",
-        f"--concurrency={processes}",
-        "--include=gastown.embedded.ready",
-        *("--without-mingle", "--without-gossip"),
-        *_level(settings),
-    ]
+    return [sys.executable, "-P", "-m", "gastown.embedded.working", app, name, ",".join(queues), str(processes)]
 
 
 def _celery(app: str) -> list[str]:
