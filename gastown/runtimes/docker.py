@@ -3,6 +3,7 @@
 A container is found again by its name, which is the attempt's. That it ended is proof that nothing of it runs.
 """
 
+import contextlib
 import json
 import math
 import re
@@ -117,7 +118,15 @@ class DockerRuntime:
                 return None
             raise refusal(said, spec.container.image or "") from said
         except RuntimeUnavailable as error:
+            self._unmake(name)
             raise StartRefused(str(error), hint=error.hint) from error
+
+    def _unmake(self, name: str) -> None:
+        """It may have been made, with the answer lost. If it stays, it is nothing that runs: the sweep removes it."""
+        with contextlib.suppress(RuntimeUnavailable):
+            found = self.engine.look(name)
+            if found is not None and (found["Config"].get("Labels") or {}).get(making.STARTER) == making.me():
+                self.engine.remove(found["Id"])
 
     def _other(self, name: str, spec: RunSpec) -> Handle:
         """Of somebody else's start of the same attempt, once that has begun it."""
@@ -220,10 +229,9 @@ class DockerRuntime:
 
     def _ask_to_end(self, container: str, grace_s: float) -> None:
         """SIGTERM, and SIGKILL after the grace."""
-        patient = self.engine.with_timeout(grace_s + TIMEOUT_S)
         try:
-            with patient.asked(f"stop {container}") as client:
-                client.stop(container, timeout=math.ceil(grace_s))
+            with self.engine.asked(f"stop {container}") as client:
+                client.stop(container, timeout=math.ceil(grace_s))  # the SDK adds that to its own time limit
         except EngineSaid as said:
             if not said.gone and said.status != 304:
                 raise unexpected(said, f"stop {container}") from said
@@ -248,6 +256,9 @@ _HINTS = (  # what no second try mends, and what does
     ),
     ("No such image", "on the node, docker pull {image}"),
     (r"network \S+ not found", "docker network ls, on the node; then gastown rig set RIG --network NAME"),
-    ("executable file not found", "the image {image} lacks python3: build it FROM Gastown's agent image"),
+    (
+        r"executable file not found|exec: .*no such file",
+        "the image {image} lacks python3: build it FROM Gastown's agent image",
+    ),
     ("not a directory|Duplicate mount point|invalid mount", "correct the mounts: gastown rig set RIG --mount"),
 )

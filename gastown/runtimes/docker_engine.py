@@ -1,7 +1,9 @@
 """A Docker Engine as the runtime sees it: every answer, and every lack of one, as an error that says what it proves."""
 
+import json
 import os
 import re
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
@@ -77,8 +79,39 @@ class Engine:
         return self._client
 
     def with_timeout(self, seconds: float) -> "Engine":
-        """The same engine, for a call that may take this long."""
+        """The same engine, over a connection of its own on which each answer may take this long."""
         return Engine(self._url, timeout_s=seconds)
+
+    def close(self) -> None:
+        """Its connections; another call makes new ones."""
+        if self._client is not None and self._made_by == os.getpid():
+            self._client.close()
+        self._client = None
+
+    def pulled(self, image: str, within_s: float) -> Iterator[dict[str, Any]]:
+        """What the engine says while it pulls. Raises EngineSaid, and RuntimeUnavailable when that takes too long."""
+        from docker import auth
+        from docker.utils import parse_repository_tag
+
+        name, tag = parse_repository_tag(image)
+        deadline = time.monotonic() + within_s
+        with self.asked(f"pull {image}") as client:  # not by `client.pull`, which waits for ever
+            known = auth.get_config_header(client, auth.resolve_repository_name(name)[0])
+            response = client.post(
+                f"{client.base_url}/v{client.api_version}/images/create",
+                params={"fromImage": name, "tag": tag or "latest"},
+                headers={"X-Registry-Auth": known} if known else {},
+                stream=True,
+                timeout=within_s,
+            )
+            if response.status_code >= 400:
+                raise EngineSaid(response.status_code, str(response.json().get("message", response.text)))
+            for line in response.iter_lines():
+                if time.monotonic() > deadline:
+                    response.close()
+                    raise RuntimeUnavailable(f"it takes longer than {within_s:.0f} s")
+                if line:
+                    yield json.loads(line)
 
     def age_s(self, created: str) -> float:
         """Of a container, by the engine's own clock: that of another machine may be off."""

@@ -7,7 +7,7 @@ from gastown.errors import RuntimeUnavailable, StartMisconfigured, StartRefused
 from gastown.runtimes.docker_engine import Engine, EngineDown, EngineSaid, unexpected
 from gastown.runtimes.docker_making import SUPERVISOR
 
-PULL_S = 40.0  # a start may take 60 s
+PULL_S = 25.0  # the whole start may take 60 s
 SPOKEN = (PROTOCOL, PROTOCOL - 1)  # the API serves both: attempts outlive an upgrade
 
 
@@ -31,7 +31,7 @@ def require(engine: Engine, image: str | None, *, supervised: bool) -> str:
     if found is None:
         raise _missing(image, "it was pulled, and is gone again")
     if supervised:
-        _check_supervisor(image, found)
+        check_supervisor(image, found)
     return str(found["Id"])
 
 
@@ -49,21 +49,17 @@ def _look(engine: Engine, image: str) -> dict[str, Any] | None:
 
 def _pull(engine: Engine, image: str) -> None:
     """Once, in the time that a start has: what takes longer is not for a start to wait for."""
-    patient = engine.with_timeout(PULL_S)
-    name, _, tag = image.partition("@") if "@" in image else image.rpartition(":")
-    if not name or "/" in tag:
-        name, tag = image, "latest"
     try:
-        with patient.asked(f"pull {image}") as client:
-            client.pull(name, tag=tag)
+        for said in engine.pulled(image, PULL_S):
+            if "error" in said:
+                raise _missing(image, str(said["error"]))
     except EngineSaid as said:
         raise _missing(image, said.words) from said
     except EngineDown:
         raise
     except RuntimeUnavailable as error:
-        raise StartRefused(
-            f"the image {image} is not on this node, and was not pulled within {PULL_S:.0f} s", hint=_hint(image)
-        ) from error
+        what = f"the image {image} is not on this node, and pulling it was not over in time: {error}"
+        raise StartRefused(what, hint=_hint(image)) from error
 
 
 def _missing(image: str, why: str) -> StartMisconfigured:
@@ -76,7 +72,8 @@ def _hint(image: str) -> str:
     return f"on the node, `docker pull {image}` or `docker build -t {image} ...`; then gastown bead retry"
 
 
-def _check_supervisor(image: str, found: dict[str, Any]) -> None:
+def check_supervisor(image: str, found: dict[str, Any]) -> None:
+    """Raises StartMisconfigured when it has none, or one that is too old or too new. `found`: `docker inspect`."""
     labels = (found.get("Config") or {}).get("Labels") or {}
     said = labels.get(SUPERVISOR)
     if said is None:

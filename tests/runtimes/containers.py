@@ -25,6 +25,7 @@ class ContainerTown(Town):
 
     def __init__(self, folder: Path, repository: Path, image: str) -> None:
         super().__init__(folder, repository)
+        self.runtimes: list[DockerRuntime] = []
         for path, folders, files in os.walk(repository):
             for name in (".", *folders, *files):
                 os.chown(os.path.join(path, name), 1000, 1000)
@@ -33,7 +34,9 @@ class ContainerTown(Town):
 
     def new_runtime(self, **changes: Any) -> DockerRuntime:
         """Another one for the same home, as another worker has it."""
-        return DockerRuntime(self.home, **{"node": NODE, "user": "1000:1000", **changes})
+        runtime = DockerRuntime(self.home, **{"node": NODE, "user": "1000:1000", **changes})
+        self.runtimes.append(runtime)
+        return runtime
 
     def _serve(self, port: int) -> None:
         self.server = ThreadingHTTPServer(("0.0.0.0", port), _handler(self))
@@ -64,6 +67,8 @@ class ContainerTown(Town):
         super().close()
         for found in self.runtime.engine.listed(**{"dev.gastown.node": NODE, "dev.gastown.home": self.mark}):
             self.runtime.engine.remove(found["Id"])
+        for runtime in self.runtimes:
+            runtime.engine.close()
 
     @property
     def mark(self) -> str:
