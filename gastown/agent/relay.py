@@ -6,6 +6,7 @@ never the attempt.
 """
 
 import contextlib
+import importlib.util
 import json
 import os
 import shlex
@@ -137,13 +138,21 @@ def _problem(error: ApiError) -> tuple[str, str, str]:
         return "", str(error), ""
 
 
+def _command_line() -> list[str]:
+    if importlib.util.find_spec("gastown.cli") is not None:
+        return ["-m", "gastown.cli"]
+    here = str(Path(__file__).parents[2])  # which is on no path of Python's, but that of the image's environment
+    return ["-c", f"import sys; sys.path.insert(0, {here!r}); from gastown.agent.speaking import main; main()"]
+
+
 def install_command(home: Path) -> Path:
     """A folder whose `gastown` is this installation's, whatever the agent's environment says of Python.
 
-    Raises OSError. All attempts share it, so it is replaced as a whole, and only by another one.
+    Where there is nothing but the supervisor, it knows `gastown self` alone. Raises OSError. All attempts share it, so
+    it is replaced as a whole, and only by another one.
     """
     command = home / "bin" / "gastown"
-    script = f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -I -m gastown.cli "$@"\n'
+    script = f'#!/bin/sh\nexec {shlex.join([sys.executable, "-I", *_command_line()])} "$@"\n'
     with contextlib.suppress(OSError, ValueError):
         if command.read_text() == script and os.access(command, os.X_OK):
             return command.parent
