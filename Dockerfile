@@ -57,7 +57,7 @@ RUN set -e; \
     /build/bin/pip --python /opt/gastown/bin/python install -q --disable-pip-version-check --no-index --no-deps --no-compile dist/*.whl; \
     cd /opt/gastown/lib/python3*/site-packages; \
     find . -type d \( -name tests -o -name test -o -name testing \) -prune -exec rm -rf {} +; \
-    find . -type f \( -name '*.pyx' -o -name '*.pxd' -o -name '*.c' -o -name '*.h' \) -delete; \
+    find . -type f \( -name '*.pyi' -o -name '*.pyx' -o -name '*.pxd' -o -name '*.c' -o -name '*.h' \) -delete; \
     rm -f gastown-*.dist-info/direct_url.json gastown-*.dist-info/RECORD; \
     find sqlalchemy yaml wcwidth -name '*.so' -exec strip --strip-unneeded {} +; \
     rm -f /opt/gastown/bin/activate* /opt/gastown/bin/Activate*; \
@@ -85,7 +85,7 @@ RUN set -e; \
         ca-certificates libcurl3-gnutls libexpat1 libpcre2-8-0 openssh-client python3 zlib1g; \
     apt-get clean; \
     rm -rf /var/lib/apt/lists/* /var/cache/apt/* /var/cache/ldconfig/aux-cache /var/log/apt /var/log/dpkg.log; \
-    find / -xdev -name __pycache__ -path '*/dist-packages/*' -prune -exec rm -rf {} +; \
+    rm -rf /usr/lib/python3*/lib2to3 /usr/lib/python3*/pydoc_data /usr/lib/python3*/__pycache__/turtle*; \
     useradd --uid 1000 --user-group --no-log-init --create-home gastown; \
     install -d -o 1000 -g 1000 -m 0700 /var/lib/gastown
 COPY --from=git /git /
