@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
+from celery import Celery
 from sqlalchemy import Engine, text
 
 from gastown import db
@@ -69,12 +71,8 @@ class Fleet:
 
     def reads(self, name: str, queue: str) -> bool:
         """Whether the worker says that it does."""
-        return queue in {each["name"] for each in (self.control().active_queues() or {}).get(name, ())}
-
-    def control(self) -> Any:
-        from celery import Celery
-
-        return Celery(broker=self.broker).control.inspect(timeout=0.5)
+        asked = Celery(broker=self.broker).control.inspect([name], timeout=5, limit=1)
+        return queue in {each["name"] for each in (asked.active_queues() or {}).get(name, ())}
 
 
 def until(what: str, probe: Callable[[], Any], timeout_s: float = 60.0) -> Any:
@@ -94,12 +92,14 @@ def fleet(postgres_url: str, migrated_template: str, redis_url: str, tmp_path: P
     found = Fleet(engine, redis_url, tmp_path)
     try:
         with alone(redis_url):
-            yield found
+            try:
+                yield found
+            finally:
+                for worker in found.workers:
+                    with suppress(ProcessLookupError):
+                        worker.kill()
+                    worker.wait(10)
     finally:
-        for worker in found.workers:
-            with suppress(ProcessLookupError):
-                worker.kill()
-            worker.wait(10)
         engine.dispose()
         administer(postgres_url, f"DROP DATABASE {name} WITH (FORCE)")
 
@@ -107,8 +107,6 @@ def fleet(postgres_url: str, migrated_template: str, redis_url: str, tmp_path: P
 @contextmanager
 def alone(redis_url: str) -> Iterator[None]:
     """The broker is the session's: nothing of this test stays in it."""
-    import redis
-
     connection = redis.Redis.from_url(redis_url.replace("redis+socket://", "unix://").split("?")[0])
     connection.flushall()
     try:
@@ -153,7 +151,7 @@ def test_the_last_worker_that_is_stopped_closes_its_node(fleet: Fleet) -> None:
     for worker, closed in zip(workers, (False, True), strict=True):
         until("it can be stopped", lambda: fleet.reads("two@a", NODE))
         worker.send_signal(signal.SIGTERM)
-        assert worker.wait(30) == 0
+        assert worker.wait(60) == 0
         assert (fleet.row("draining_at") is not None) is closed
     fleet.start("three@a", NODE)
     until("it takes starts again", lambda: fleet.row("draining_at IS NULL"))

@@ -11,6 +11,7 @@ from gastown.runtimes.docker_engine import Engine, EngineSaid, unexpected
 
 MACHINE_ID = (Path("/etc/machine-id"), Path("/var/lib/dbus/machine-id"))
 TIMEOUT_S = 5.0
+OVERCOMMIT = 2
 
 
 def of_processes(home: Path) -> str:
@@ -26,15 +27,18 @@ def of_engine(facts: dict[str, Any], home: Path) -> str | None:
 
 def ask_engine(url: str | None) -> dict[str, Any]:
     """What `docker info` says. Raises RuntimeUnavailable."""
+    engine = Engine(url, timeout_s=TIMEOUT_S)
     try:
-        return Engine(url, timeout_s=TIMEOUT_S).facts()
+        return engine.facts()
     except EngineSaid as said:
         raise unexpected(said, "say what it is") from said
+    finally:
+        engine.close()
 
 
 def room_for(facts: dict[str, Any], container: Container) -> int:
-    """How many such containers fit into the engine's memory, one at least."""
-    return max(1, int(facts.get("MemTotal") or 0) // (container.memory_mb * 1024 * 1024))
+    """How many such containers at one time, one at least: few ever use as much memory as they may."""
+    return max(1, OVERCOMMIT * int(facts.get("MemTotal") or 0) // (container.memory_mb * 1024 * 1024))
 
 
 def _machine() -> str:

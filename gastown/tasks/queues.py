@@ -2,8 +2,6 @@
 
 from typing import Any
 
-from typing import Any
-
 import structlog
 from amqp.exceptions import PreconditionFailed
 
@@ -36,13 +34,6 @@ def drop_queues(node: str) -> None:
                         _delete_unused(channel, name)
     except BROKER_FAILURES as error:
         raise BrokerUnavailable(f"the broker cannot be reached: {error}", hint="gastown doctor") from error
-
-
-def _delete_unused(channel: Any, queue: str) -> None:
-    try:
-        channel.queue_delete(queue, if_unused=True)
-    except PreconditionFailed:  # which also closes the channel
-        log.info("queue_in_use", queue=queue)
 
 
 def _delete_unused(channel: Any, queue: str) -> None:
