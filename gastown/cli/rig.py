@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy.orm import Session
 
+    from gastown.cli.adding import Wanted
     from gastown.refinery.repository import Probe
     from gastown.store.rigs import RigRow
 
@@ -137,7 +138,7 @@ def change_rig(
     """Change a rig for the time to come, after setup and gates have passed."""
     import os
 
-    from gastown.cli import adding, screen
+    from gastown.cli import adding
     from gastown.errors import UsageError
     from gastown.presets.environment import capture
 
@@ -166,6 +167,12 @@ def change_rig(
         environment=capture(os.environ) if environment else None,
         allow_red=allow_red,
     )
+    _change_checked(name, wanted)
+
+
+def _change_checked(name: str, wanted: "Wanted") -> None:
+    from gastown.cli import adding, screen
+
     try:
         with screen.progress() as progress:
             changed = adding.given_changes(name, wanted, progress=progress)
