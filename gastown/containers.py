@@ -53,6 +53,10 @@ def layered(*layers: Mapping[str, Any]) -> Container:
     """
     merged: dict[str, Any] = {}
     for layer in layers:
+        if not isinstance(layer, Mapping):  # a hand in the database
+            raise UsageError(
+                "the container is described by something that is no table", hint=f"keys: {', '.join(KEYS)}"
+            )
         added = {key: value for key, value in layer.items() if value is not None}
         if "mounts" in added:
             added["mounts"] = [*merged.get("mounts", ()), *added["mounts"]]

@@ -7,20 +7,21 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from sqlalchemy.orm import Session
 
 from gastown.agent import processes
-from gastown.cli import agents, reading, screen
+from gastown.cli import agents, contained, reading, screen
 from gastown.cli.ask import ask
 from gastown.cli.words import block, one_line, span
-from gastown.commands import gate_files, towns
+from gastown.commands import described, gate_files, towns
 from gastown.commands.towns import RIG_NAME, NewRig
 from gastown.embedded import home
 from gastown.errors import Refused, UsageError
 from gastown.gates import Gate, MergeMethod, in_order, of_rig
 from gastown.models import Town
-from gastown.presets.environment import capture
+from gastown.presets.environment import capture, portable
 from gastown.refinery import gates, repository, worktrees
 from gastown.refinery.gates import GateResult
 from gastown.refinery.repository import Probe
@@ -63,6 +64,7 @@ class Wanted:
     review_agent: str | None = None  # NONE: none
     rework_agent: str | None = None  # NONE: that of the work
     node_labels: Sequence[str] | None = None
+    container: dict[str, Any] = field(default_factory=dict, repr=False)
     allow_red: bool = False
 
 
@@ -115,6 +117,7 @@ def add(wanted: Wanted, probe: Probe, *, progress: Callable[[str], None]) -> Add
         review_agent=_reader(wanted.review_agent, environment),
         rework_agent=_reader(wanted.rework_agent, environment),
         node_labels=towns.sound_labels(wanted.node_labels or ()),
+        container=contained.changed({}, wanted.container),
     )
     ask(lambda session, town_id: _require_new(session, town_id, new))
     with checked(new, allow_red=wanted.allow_red, progress=progress) as (checks, mirror):
@@ -197,8 +200,9 @@ def checked(
             branch=new.branch,
             setup=new.setup,
             gates=in_order(new.gates),
-            environment=new.environment,
-            runtime=registry.get("process"),
+            environment=portable(new.environment) if settings.runtime == "docker" else new.environment,
+            runtime=registry.get(settings.runtime),
+            container=described.container(new.agent, new.container),
             on_step=progress,
         )
         red = next((result for result in results if not result.passed), None)
@@ -243,6 +247,7 @@ def given_changes(name: str, wanted: Wanted, *, progress: Callable[[str], None])
         review_agent=rig.review_agent,
         rework_agent=rig.rework_agent,
         node_labels=list(words(rig.node_labels)),
+        container=rig.container,  # as it is: `rig set` changes it by itself
     )
     new = replace(
         now,
@@ -293,7 +298,8 @@ def show_added(added: Added, *, say: Callable[[str], None] = screen.say) -> None
     if added.dirty:
         some = ", ".join(one_line(path) for path in added.dirty[:3])
         screen.note(f"warning: changes in your checkout ({some}) hold merges until they are committed or stashed")
-    screen.note("note: agents run as you on this machine, and nothing isolates them: they can do what you can.")
+    if get_settings().runtime == "process":
+        screen.note("note: agents run as you on this machine, and nothing isolates them: they can do what you can.")
 
 
 def _what_helps(result: GateResult) -> str:

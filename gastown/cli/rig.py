@@ -1,9 +1,10 @@
 """gastown rig, pause, resume: the repositories under management."""
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from gastown.cli.contained import with_container
 from gastown.cli.options import (
     Agent,
     AllowRed,
@@ -45,6 +46,7 @@ Environment = Annotated[bool, typer.Option("--environment", help="Give it the en
 
 
 @rig.command("add")
+@with_container
 def add_rig(
     repository: Repository,
     name: OwnName = None,
@@ -61,6 +63,8 @@ def add_rig(
     node_label: NodeLabels = None,
     allow_red: AllowRed = False,
     as_json: AsJson = False,
+    *,
+    container: "dict[str, Any]",
 ) -> None:
     """Put a repository under management, after setup and gates have passed on it as it is."""
     from gastown.cli import adding, screen
@@ -80,6 +84,7 @@ def add_rig(
         review_agent=review_agent,
         rework_agent=rework_agent,
         node_labels=node_label,
+        container=container,
         allow_red=allow_red,
     )
     probe = adding.look(wanted)
@@ -116,6 +121,7 @@ def _how_to_change(probe: "Probe", options: "Sequence[tuple[str, str | None]]") 
 
 
 @rig.command("set")
+@with_container
 def change_rig(
     name: Name,
     agent: Agent = None,
@@ -134,6 +140,8 @@ def change_rig(
     no_node_labels: NoNodeLabels = False,
     policy: Policies = None,
     unset: Unset = None,
+    *,
+    container: "dict[str, Any]",
 ) -> None:
     """Change a rig for the time to come, after setup and gates have passed."""
     import os
@@ -147,9 +155,11 @@ def change_rig(
         raise UsageError("--gate and --no-gates contradict each other", hint="give one of them")
     if node_label or no_node_labels:
         _change_labels(name, node_label or [], no_node_labels)
+    if container:
+        _change_container(name, container)
     if policy or unset:
         _change_policy(name, policy or [], unset or [])
-    if (policy or unset or node_label or no_node_labels) and (
+    if (policy or unset or node_label or no_node_labels or container) and (
         not (agent or gates or no_gates or environment or merge or merge_method)
         and setup is author is review_agent is rework_agent is None
     ):
@@ -199,6 +209,22 @@ def _change_labels(name: str, given: "Sequence[str]", none: bool) -> None:
     publish_after()
     said = f"only nodes with {', '.join(given)} run it from now on" if given else "any node may run it from now on"
     return screen.say(f"rig {name}: {said}; what runs goes on")
+
+
+def _change_container(name: str, layer: "dict[str, Any]") -> None:
+    from gastown.cli import contained, screen
+    from gastown.cli.ask import ask, publish_after
+    from gastown.commands import towns
+
+    def change(session: "Session", town_id: int) -> list[str]:
+        rig = towns.get_rig(session, town_id, name)
+        session.refresh(rig, with_for_update={"key_share": True})  # two changes at once are both made
+        return towns.update_rig(session, rig, container=contained.changed(rig.container, layer))
+
+    if not ask(change):
+        return screen.say(f"rig {name}: its containers are made like that")
+    publish_after()
+    return screen.say(f"rig {name}: {', '.join(layer)} changed, for the attempts and gates to come")
 
 
 def _change_policy(name: str, given: "Sequence[str]", unset: "Sequence[str]") -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from gastown.cli import screen
+from gastown.cli import contained, screen
 from gastown.cli.words import at, one_line, span
 from gastown.gates import GATE_TIMEOUT_S, made_name
 from gastown.states import Strategy
@@ -41,6 +41,7 @@ def print_rig(row: RigRow) -> None:
         "merges": _merges(row),
         "rework": _rework(row),
         "nodes": f"those with {', '.join(map(one_line, row.node_labels))}" if row.node_labels else "any",
+        "containers": contained.in_words(row.container) or "as its nodes and presets say",
         "reviews": f"{row.review_agent} has to approve each result" if row.review_agent else "none",
         "added": at(row.created_at),
         "beads": f"{row.open_beads} open, {row.running} running, {row.merging} merging",

@@ -1,8 +1,9 @@
 """Towns, rigs and nodes: the set-up."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from sqlalchemy import func, select, update
 from sqlalchemy.dialects.postgresql import insert
@@ -11,6 +12,7 @@ from sqlalchemy.orm import Session
 from gastown import gates
 from gastown.commands import membership
 from gastown.commands.membership import Place
+from gastown.containers import layered
 from gastown.db import gastown_now
 from gastown.errors import NotFound, Refused, UsageError
 from gastown.gates import Gate, MergeMethod
@@ -59,11 +61,13 @@ class NewRig:
     review_agent: str | None = None  # the preset that has to approve each result; None: none
     rework_agent: str | None = None  # the preset that mends what holds a merge; None: that of the work
     node_labels: list[str] = field(default_factory=list)  # a node has to have all of them
+    container: dict[str, Any] = field(default_factory=dict)  # of its attempts and gates; see gastown.containers
 
 
 def add_rig(session: Session, town_id: int, new: NewRig, *, actor: str = "user") -> Rig:
-    """Raises UsageError for a bad name or author, Refused when the town has a rig of that name."""
+    """Raises UsageError for a bad name, author or container, Refused when the town has a rig of that name."""
     check_author(new.author)
+    layered(new.container)
     if not RIG_NAME.fullmatch(new.name):
         raise UsageError(
             f"{new.name!r} cannot be a rig's name", hint="letters, digits, dot, dash, underscore: --name NAME"
@@ -122,13 +126,17 @@ def set_paused(session: Session, town_id: int, paused: bool, *, rig: str | None 
 
 
 def update_rig(session: Session, rig: Rig, *, actor: str = "user", **values: object) -> list[str]:
-    """Change what a rig is from now on; the names of what changed. Raises UsageError for a bad author."""
+    """Change what a rig is from now on; the names of what changed. Raises UsageError for a bad author or container."""
     allowed = {"agent", "setup", "gates", "environment", "strategy", "merge_method", "author"}
-    allowed |= {"review_agent", "rework_agent", "node_labels"}
+    allowed |= {"review_agent", "rework_agent", "node_labels", "container"}
     if values.keys() - allowed:
         raise ValueError(f"of a rig only {', '.join(sorted(allowed))} can be changed")
     if values.get("author") is not None:
         check_author(str(values["author"]))
+    if "container" in values:
+        container = values["container"]
+        assert isinstance(container, Mapping)
+        layered(container)
     if "node_labels" in values:
         labels = values["node_labels"]
         assert isinstance(labels, Sequence)

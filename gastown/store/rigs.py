@@ -31,6 +31,7 @@ class RigRow:
     review_agent: str | None  # the preset that has to approve each result
     rework_agent: str | None  # the preset that mends what holds a merge; None: that of the work
     node_labels: list[str]  # a node has to have all of them
+    container: dict[str, Any]  # what it says of the containers of its attempts and gates; of variables, the names
     paused_at: datetime | None
     created_at: datetime
     open_beads: int
@@ -39,6 +40,14 @@ class RigRow:
     variables: int  # in the environment that its agents get
     policy: Any  # the numbers that were set for it; an object, unless something else got into the row
     wrong: str | None  # why these make no sense, so that nothing is started
+
+
+def _without_values(container: Any) -> dict[str, Any]:
+    """Variables by their names: what people put into them may be a secret."""
+    if not isinstance(container, dict):
+        return {}
+    given = container.get("environment")
+    return {**container, "environment": sorted(given)} if isinstance(given, dict) else dict(container)
 
 
 def list_rigs(session: Session, town_id: int, name: str | None = None) -> list[RigRow]:
@@ -66,6 +75,7 @@ def list_rigs(session: Session, town_id: int, name: str | None = None) -> list[R
             review_agent=rig.review_agent,
             rework_agent=rig.rework_agent,
             node_labels=list(words(rig.node_labels)),
+            container=_without_values(rig.container),
             paused_at=rig.paused_at,
             created_at=rig.created_at,
             open_beads=beads.get(rig.id, 0),

@@ -373,3 +373,43 @@ def test_an_environment_that_is_stored_wrong_is_mended_by_the_command_that_is_na
         assert "next: gastown rig set project --environment" in said.err
     assert gastown("rig", "set", "project", "--environment").code == 0
     assert rigs()[0].environment["PATH"] == os.environ["PATH"]
+
+
+def test_a_rig_says_how_its_containers_are_made(gastown: Gastown, repository: Path) -> None:
+    given = ("--image", "acme/agent:3", "--memory", "8g", "--mount", "/data:/data", "--env", "KEY=hidden=1")
+    said = gastown("rig", "add", str(repository), "--gate", "true", *given)
+    assert said.code == 0, said.err
+    environment = {"KEY": "hidden=1"}
+    stored = {"image": "acme/agent:3", "memory_mb": 8192, "mounts": ["/data:/data"], "environment": environment}
+    assert rigs()[0].container == stored
+    shown = gastown("rig", "show", "project").out
+    assert "image acme/agent:3, memory 8192 MB, mount /data:/data, with KEY" in shown
+    assert "hidden" not in shown + gastown("rig", "show", "project", "--json").out
+    changed = ("--network", "none", "--cpus", "1.5", "--pids", "64", "--disk", "20g", "--mount", "", "--env", "")
+    assert "network, cpus, pids, disk_mb" in gastown("rig", "set", "project", *changed).out
+    stored = {"image": "acme/agent:3", "memory_mb": 8192, "network": "none", "cpus": 1.5, "pids": 64, "disk_mb": 20480}
+    assert rigs()[0].container == stored
+    assert "are made like that" in gastown("rig", "set", "project", "--pids", "64").out
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "words"),
+    [
+        ("--memory", "lots", "is no size"),
+        ("--memory", "1m", "memory_mb: Input should be greater than or equal to 64"),
+        ("--cpus", "many", "is no number"),
+        ("--cpus", "0", "cpus: Input should be greater than 0"),
+        ("--pids", "-1", "is no number"),
+        ("--disk", "8x", "is no size"),
+        ("--network", "a b", "cannot be a network's name"),
+        ("--mount", "data", "is not SOURCE:TARGET"),
+        ("--env", "1X=2", "is not NAME=VALUE"),
+    ],
+)
+def test_a_container_that_makes_no_sense_is_refused(
+    gastown: Gastown, repository: Path, option: str, value: str, words: str
+) -> None:
+    added = gastown("rig", "add", str(repository), "--gate", "true", option, value)
+    assert added.code == 2
+    assert words in added.err
+    assert not rigs()
