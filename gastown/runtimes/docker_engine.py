@@ -7,11 +7,12 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
-from socket import SHUT_WR
+from socket import AF_UNIX, SHUT_WR, socket
 from typing import Any
 
 from gastown.errors import RuntimeUnavailable
 
+DEFAULT_URL = "unix:///var/run/docker.sock"
 TIMEOUT_S = 30.0  # DESIGN 3: runtime call
 HINT = "is the Docker Engine up, and may this user use its socket? `docker version` says; setting: docker.url"
 
@@ -67,6 +68,7 @@ class Engine:
             raise RuntimeUnavailable(f"no answer of the Docker Engine to {for_what}: {reason}", hint=HINT) from error
 
     def _connected(self) -> Any:
+        _knock(self._url or os.environ.get("DOCKER_HOST") or DEFAULT_URL)
         if self._client is None or self._made_by != os.getpid():
             from docker import APIClient
             from docker.utils import kwargs_from_env
@@ -194,6 +196,15 @@ class Line:
 
 def unexpected(said: EngineSaid, for_what: str) -> RuntimeUnavailable:
     return RuntimeUnavailable(f"the Docker Engine could not {for_what}: {said.words}", hint=HINT)
+
+
+def _knock(url: str) -> None:
+    """Raises OSError when nobody listens at a socket of this machine. The SDK would say so in three pairs of brackets,
+    and leave a socket open."""
+    if url.startswith("unix://"):
+        with socket(AF_UNIX) as door:
+            door.settimeout(TIMEOUT_S)
+            door.connect(url.removeprefix("unix://"))
 
 
 def _time(text: str) -> datetime:
