@@ -18,6 +18,7 @@ START_EXPIRES_S = 120  # a start that nobody took by then is rolled back (policy
 SHARED_QUEUES = ("control", "upkeep", "merge")
 NODE_QUEUE_TTL_S = 86_400  # RabbitMQ drops the queue of a node whose workers are gone for that long
 NODE_MESSAGE_TTL_S = 300  # and what waits in it after this: longer than any message for a node is worth while
+CONSUMER_TIMEOUT_S = 86_400  # a merge that a worker holds ready waits out the gates before it; RabbitMQ gives it 1800
 
 settings = settings_of_a_process()
 broker = brokers.parse(settings.broker)
@@ -38,9 +39,11 @@ def queue(name: str) -> Queue:
 
     Whoever sends to it has to declare it in the same words as whoever reads it: RabbitMQ refuses others.
     """
-    if name.startswith((node_queue(""), watch_queue(""))) and not broker.is_redis:
+    if broker.is_redis:
+        return Queue(name, routing_key=name)
+    if name.startswith((node_queue(""), watch_queue(""))):
         return Queue(name, routing_key=name, expires=NODE_QUEUE_TTL_S, message_ttl=NODE_MESSAGE_TTL_S)
-    return Queue(name, routing_key=name)
+    return Queue(name, routing_key=name, queue_arguments={"x-consumer-timeout": CONSUMER_TIMEOUT_S * 1000})
 
 
 app.conf.update(
