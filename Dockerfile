@@ -10,14 +10,15 @@
 ARG CONTROL_BASE=debian:bookworm-slim
 ARG AGENT_BASE=python:3.11-slim-bookworm
 
-# --- agent: what every attempt runs in. Any image will do as base that has python3 (3.11 or newer) and apt, or git by itself.
+# --- agent: what every attempt runs in. Any base will do that is made of Debian's packages, or has git and python3 (3.11+).
 
 FROM ${AGENT_BASE} AS agent
 ARG SOURCE_DATE_EPOCH=1767225600
 RUN set -e; \
-    if ! command -v git > /dev/null; then \
+    if ! command -v git > /dev/null || ! command -v python3 > /dev/null; then \
         apt-get update; \
-        apt-get install -y --no-install-recommends ca-certificates git git-lfs openssh-client; \
+        command -v python3 > /dev/null || python=python3; \
+        apt-get install -y --no-install-recommends ca-certificates git git-lfs openssh-client $python; \
         apt-get clean; \
         rm -rf /var/lib/apt/lists/* /var/cache/apt/* /var/cache/ldconfig/aux-cache /var/log/apt /var/log/dpkg.log; \
     fi; \
