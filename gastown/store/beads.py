@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session, aliased
 from gastown.db import gastown_now
 from gastown.errors import NotFound, Refused
 from gastown.models import Bead, BeadDependency, ConvoyBranch, Dispatch, MergeRequest
-from gastown.states import TERMINAL, BeadStatus, Purpose, Resolution
+from gastown.states import RELEASING, TERMINAL, BeadStatus, Purpose, Resolution
 from gastown.store import agents, draws, escalations
 from gastown.store.moves import lock_bead, lock_beads, lock_with_dependants, move, record, set_bead, waiting_for, wake
 
@@ -117,12 +117,20 @@ def wait_for_landings(session: Session, bead_id: str, blocker_ids: Sequence[str]
     """
     member, landing = aliased(Bead), aliased(Bead)
     own = select(Bead.convoy_id).where(Bead.id == bead_id).scalar_subquery()
+    there = select(MergeRequest.id).where(
+        MergeRequest.bead_id == member.id,
+        MergeRequest.target == ConvoyBranch.branch,
+        MergeRequest.merged_sha.is_not(None),
+    )
+    unlanded = landing.resolution.is_(None) | landing.resolution.not_in(RELEASING)
     query = (
         select(landing.id)
         .distinct()
         .join(ConvoyBranch, (ConvoyBranch.convoy_id == landing.convoy_id) & (ConvoyBranch.rig_id == landing.rig_id))
         .join(member, (member.convoy_id == landing.convoy_id) & (member.rig_id == landing.rig_id))
-        .where(landing.purpose == Purpose.LANDING, landing.status.not_in(TERMINAL), landing.id != bead_id)
+        .where(landing.purpose == Purpose.LANDING, landing.id != bead_id)
+        # one that ended otherwise holds back what is on its branch, and nothing that was made without it
+        .where(landing.status.not_in(TERMINAL) | (unlanded & there.exists()))
         .where(member.id.in_(blocker_ids), member.purpose.is_(None), member.convoy_id.is_distinct_from(own))
     )
     add_edges(session, [(bead_id, each) for each in session.scalars(query)])

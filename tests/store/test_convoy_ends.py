@@ -218,3 +218,27 @@ def test_only_a_convoy_that_is_under_way_lands(town_id: int, status: ConvoyStatu
         row.status, row.closed_at = status, None if status == ConvoyStatus.STAGED else gastown_now()
     assert not open_late(landing.id)
     assert (they.convoy(convoy_id).status, they.bead(landing.id).status) == (status, BeadStatus.OPEN)
+
+
+def test_who_begins_to_wait_for_what_a_closed_convoy_made_does_not_start_without_it(town_id: int) -> None:
+    made, other = they.members(2)
+    convoy_id = they.make(town_id, [made, other])
+    they.finish(made)
+    ask(convoys.close, town_id, convoy_id)
+    [late] = they.members(1)
+    ask(edges.block, town_id, late, made)
+    tick()
+    [landing] = they.landings(convoy_id)
+    assert they.bead(late).verdict_reason == f"waits for {landing.id} (canceled)"
+
+
+def test_who_waits_for_a_member_that_went_on_without_its_closed_convoy_waits_for_nothing_else(town_id: int) -> None:
+    [member] = they.members(1)
+    ask(convoys.close, town_id, they.make(town_id, [member]))
+    ask(work.retry, town_id, member)
+    they.finish(member)
+    assert they.request_of(member).target == "main"
+    [late] = they.members(1)
+    ask(edges.block, town_id, late, member)
+    tick()
+    assert verdict_of(they.bead(late)) == Verdict.DISPATCH
