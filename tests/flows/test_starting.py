@@ -2,9 +2,12 @@
 
 import os
 import signal
+import subprocess
+import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import psutil
 import pytest
 
 from gastown.commands import towns, work
@@ -153,3 +156,25 @@ def test_canceled_agent_is_stopped(town: Town) -> None:
 
     until("its work is kept", kept, 15)
     assert town.merge_commits(bead) == 0
+
+
+def test_purge_in_the_middle_of_work_loses_nothing(town: Town) -> None:
+    """G5: `celery purge` takes away starts that are queued; they are published again."""
+    worker = psutil.Process(town.child("worker"))
+    worker.suspend()
+    try:
+        beads = [town.sling(f"echo {number} > {number}.txt") for number in range(3)]
+        until("they are dispatched", lambda: all(town.attempts(each) for each in beads))
+        command = [sys.executable, "-P", "-m", "celery", "-A", "gastown.celery_app", "purge", "-f"]
+
+        def purged() -> bool:
+            done = subprocess.run(
+                command, env=os.environ | town.environment, capture_output=True, text=True, check=True
+            )
+            return "No messages purged" not in done.stdout
+
+        until("starts were purged", purged)
+    finally:
+        worker.resume()
+    town.merged(*beads)
+    assert all(len(town.attempts(each)) == 1 for each in beads)
