@@ -4,6 +4,7 @@ A home goes when its bead is over, no container of it is there, and all that it 
 """
 
 import shlex
+from collections.abc import Collection
 from pathlib import Path
 
 import structlog
@@ -22,17 +23,14 @@ from gastown.store.archive import Standing, description_of, rigs_of, rigs_of_bea
 log = structlog.get_logger()
 
 SALVAGE = ("python3", "-P", "-m", "gastown.agent.salvaging")
-SALVAGE_S = 300.0
+SALVAGE_S = 60.0  # for one bead; housekeeping has 120 s, and goes on an hour later
 
 
 def tidy_bead_homes(home: Path, keep_days: float) -> None:
     """One run at a time; see `tidy_repositories`. What cannot be done for one bead holds no other up."""
     there = beadhomes.names(home)
     beads = in_transaction(lambda session: rigs_of_beads(session, there))
-    rigs = in_transaction(lambda session: rigs_of(session, set(beads.values())))
-    for rig_id, repository in sorted(rigs.items()):
-        mirror = Mirror.open(home, rig_id, repository)
-        _follow_remote(rig_id, mirror)
+    for rig_id, mirror in _mirrors(home, set(beads.values())):
         own = [bead_id for bead_id, rig in beads.items() if rig == rig_id]
         for bead_id in own:
             try:
@@ -41,12 +39,23 @@ def tidy_bead_homes(home: Path, keep_days: float) -> None:
                 log.warning("bead_home_not_tidied", bead=bead_id, error=str(error))
 
 
-def _follow_remote(rig_id: int, mirror: Mirror) -> None:
-    """The next container borrows from this mirror; nobody else may ever fetch into it on a node without merges."""
-    try:
-        mirror.fetch()
-    except GitError as error:
-        log.warning("mirror_not_fetched", rig=rig_id, error=str(error))
+def follow_remotes(home: Path) -> None:
+    """The next container borrows from the node's mirror, into which nobody else may ever fetch: no merges are here.
+
+    Last of all, since a remote may not answer.
+    """
+    there = beadhomes.names(home)
+    beads = in_transaction(lambda session: rigs_of_beads(session, there))
+    for rig_id, mirror in _mirrors(home, set(beads.values())):
+        try:
+            mirror.fetch()
+        except GitError as error:
+            log.warning("mirror_not_fetched", rig=rig_id, error=str(error))
+
+
+def _mirrors(home: Path, rig_ids: Collection[int]) -> list[tuple[int, Mirror]]:
+    rigs = in_transaction(lambda session: rigs_of(session, rig_ids))
+    return [(rig_id, Mirror.open(home, rig_id, repository)) for rig_id, repository in sorted(rigs.items())]
 
 
 def _tidy(home: Path, mirror: Mirror, rig_id: int, bead_id: str, keep_days: float) -> None:

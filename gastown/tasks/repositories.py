@@ -21,7 +21,7 @@ from gastown.agent.salvage import salvage
 from gastown.agent.workspace import leftovers
 from gastown.db import in_transaction
 from gastown.store.archive import Standing, rigs_of, rigs_of_beads, standings
-from gastown.tasks.bead_homes import tidy_bead_homes
+from gastown.tasks.bead_homes import follow_remotes, tidy_bead_homes
 
 log = structlog.get_logger()
 
@@ -39,6 +39,7 @@ def tidy_repositories(home: Path, keep_days: float) -> None:
         _each(mirrors, partial(_salvage, home, keep_days))
         _each(mirrors, partial(_archive, keep_days))
         _each(mirrors, partial(_tend, home))
+        follow_remotes(home)
 
 
 def _each(mirrors: list[tuple[int, Mirror]], work: Callable[[int, Mirror], None]) -> None:

@@ -284,6 +284,19 @@ def test_what_cannot_be_taken_stays_for_as_long_as_work_is_kept(
     assert not home.exists()
 
 
+def test_the_next_container_finds_a_mirror_to_borrow_from(
+    town: Town, over: tuple[str, str, Mirror], containers: Containers
+) -> None:
+    """On a node without merges nobody else makes one."""
+    bead, _, mirror = over
+    failing(town, "echo mine > work.txt", bead=bead, rig_id=int(mirror.path.stem))
+    shutil.rmtree(mirror.path)
+    bead_homes.follow_remotes(town.home)
+    assert mirror.target("main")
+    town.repository.rename(town.repository.with_name("away"))
+    bead_homes.follow_remotes(town.home)
+
+
 def test_a_start_at_the_last_moment_keeps_the_home(town: Town, node: Mirror) -> None:
     own = town.home / "beads" / "gt-1"
     (own / "work").mkdir(parents=True)
