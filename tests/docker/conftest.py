@@ -25,7 +25,19 @@ from pytest_docker_tools import container, fxtr, network
 from pytest_docker_tools.exceptions import ContainerFailed
 
 from gastown import db, migrations, settings
-from tests.docker.fleet import LABELS, PASSWORD, QUICK, SHARED, USER, Fleet, PostgresContainer, port_of, until, user
+from tests.docker.fleet import (
+    LABELS,
+    PASSWORD,
+    QUICK,
+    SHARED,
+    USER,
+    Fleet,
+    PostgresContainer,
+    port_of,
+    tail,
+    until,
+    user,
+)
 from tests.docker.litter import Session, docker
 from tests.docker.town import Town
 
@@ -100,7 +112,7 @@ def fleet(
     default_pytest_celery_network: Any,
     control_image: str,
     tmp_path: Path,
-) -> Iterator[Fleet]:
+) -> Fleet:
     """A database, a repository and a rig, and nobody yet who works on it."""
     folder = tmp_path / "shared"
     folder.mkdir()
@@ -113,8 +125,7 @@ def fleet(
     )
     fleet.new_repository()
     fleet.add_rig()
-    yield fleet
-    fleet.check()
+    return fleet
 
 
 # --- pytest-celery
@@ -240,6 +251,7 @@ def town(fleet: Fleet, celery_setup: CeleryTestSetup, default_worker_env: dict[s
     try:
         town.begin()
         yield town
+        fleet.check()
     finally:
         town.end()
 
@@ -248,7 +260,9 @@ def town(fleet: Fleet, celery_setup: CeleryTestSetup, default_worker_env: dict[s
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
     """A test that failed quotes its containers, while they are there."""
     report = yield
-    town = getattr(item, "funcargs", {}).get("town")
-    if report.when == "call" and report.failed and town is not None:
-        report.sections.append(("containers", town.tell()))
+    used = getattr(item, "funcargs", {})
+    containers = [each for name in ("town", "hosts") if name in used for each in used[name].containers]
+    if report.when == "call" and report.failed and containers:
+        report.sections.append(("beads", used["fleet"].tell()))
+        report.sections.extend((each, tail(each)) for each in containers)
     return report

@@ -2,22 +2,28 @@
 
 import json
 import os
+import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
 import psycopg
+import pytest
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from gastown import settings
 from gastown.commands import towns, work
 from gastown.db import in_transaction, transaction
 from gastown.demo import faults
-from gastown.models import Bead, Dispatch, Node
+from gastown.models import Bead, Dispatch, Event, MergeRequest, Node
 from gastown.states import TERMINAL
+from gastown.store.claims import clock
 from gastown.store.resync import find_violations
 from tests.checks import replay_decisions
+from tests.docker.engine import environment
 from tests.docker.litter import LABEL, docker, mark
 from tests.flows.town import git
 from tests.flows.town import until as until_within
@@ -117,9 +123,16 @@ class Fleet:
             "GASTOWN_API__BIND": f"0.0.0.0:{API_PORT}",
             "GASTOWN_API__AGENT_URL": f"http://{self.api}:{API_PORT}",
             "GASTOWN_CONTAINERISED": "",
-            "GASTOWN_HOME": "/tmp/gastown-home",
+            "GASTOWN_HOME": self._home(node),
             faults.FOLDER: FAULTS,
         } | more
+
+    def _home(self, node: str) -> str:
+        """Of a node its own, which outlives its container."""
+        home = self.folder / "homes" / node
+        home.mkdir(parents=True, exist_ok=True)
+        give(home)
+        return f"{SHARED}/homes/{node}"
 
     def run(self, name: str, environment: dict[str, str], *command: str, entrypoint: str = "gastown") -> str:
         """One more service. Its container's name, by which the others reach it."""
@@ -133,6 +146,12 @@ class Fleet:
         return name
 
     # --- work
+
+    def set_policy(self, policy: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+        """For services that are started from now on, and for decisions that this process makes again."""
+        self.policy = policy
+        monkeypatch.setenv("GASTOWN_POLICY", json.dumps(policy))
+        settings.get_settings.cache_clear()
 
     def new_repository(self) -> None:
         repository = self.folder / "repository"
@@ -186,6 +205,17 @@ class Fleet:
         with transaction() as session:
             return sorted(session.scalars(select(Node.name)))
 
+    def now(self) -> datetime:
+        """By the database's clock."""
+        with transaction() as session:
+            return clock(session)
+
+    def merged_at(self, bead_id: str) -> datetime:
+        with transaction() as session:
+            found = session.scalars(select(MergeRequest.merged_at).where(MergeRequest.bead_id == bead_id)).one()
+        assert found is not None
+        return found
+
     def beating(self, *names: str) -> bool:
         """Whether each has said within the last seconds that it is there."""
         with transaction() as session:
@@ -213,6 +243,16 @@ class Fleet:
         """A file as it is on the target."""
         return self.git("show", f"main:{path}")
 
+    def tell(self) -> str:
+        """For a failing test: every bead, its attempts, and what was written about it."""
+        with transaction() as session:
+            lines = []
+            for bead in session.scalars(select(Bead)):
+                lines.append(f"{bead.id}: {bead.status} {bead.resolution} {bead.verdict}: {bead.verdict_reason}")
+                events = session.scalars(select(Event).where(Event.bead_id == bead.id).order_by(Event.id))
+                lines += [f"  {event.at:%H:%M:%S.%f} {event.kind}: {event.message}" for event in events]
+        return "\n".join(lines)
+
     def check(self) -> None:
         """What must hold at the end of any test."""
         with transaction() as session:
@@ -224,3 +264,11 @@ def stop(container: str, signal: str, timeout_s: float = 60.0) -> int:
     """Send it a signal, and wait for its end: its exit code."""
     docker("kill", "--signal", signal, container)
     return int(docker("wait", container, timeout_s=timeout_s))
+
+
+def tail(container: str) -> str:
+    """For a failing test: the last that it said, on both streams."""
+    done = subprocess.run(
+        ("docker", "logs", "--tail", "60", container), env=environment(), capture_output=True, text=True, check=False
+    )
+    return done.stdout + done.stderr

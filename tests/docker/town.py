@@ -4,7 +4,6 @@ from typing import Any
 
 from pytest_celery import CeleryTestSetup
 
-from tests.docker.engine import NoEngine
 from tests.docker.fleet import Fleet, state_of, until
 from tests.docker.litter import docker
 
@@ -50,11 +49,6 @@ class Town:
     def exit_code(self, container: str) -> Any:
         return state_of(container)["ExitCode"]
 
-    def tell(self) -> str:
-        said = []
-        for each in [*self.others, self.worker, self.broker]:
-            try:
-                said.append(f"--- {each}\n" + docker("logs", "--tail", "60", each))
-            except NoEngine as error:
-                said.append(f"--- {each}: {error}")
-        return "\n".join(said)
+    @property
+    def containers(self) -> list[str]:
+        return [*self.others, self.worker, self.broker]
