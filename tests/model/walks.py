@@ -133,7 +133,7 @@ def refused(spec: Any, state: Any) -> list[str]:
     """What somebody may ask for at any time, and must not get now."""
     found, idle = [], None in state.workers
     for number, bead in enumerate(state.beads):
-        over = bead.status in ("merged", "canceled", "failed")
+        over = bead.status in ("merged", "canceled")  # of one that failed it says nothing
         if over or (bead.mr and bead.mr[1] == "pushing"):
             found.append(f"user cancels bead {number}")
         if bead.status in ("in_review", "merged"):
