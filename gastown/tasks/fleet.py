@@ -98,7 +98,7 @@ class Membership:
         self.refused: str | None = None
         self.consumer: Any = None
         self.stopping = threading.Event()
-        self._rejoined = False
+        self._rejoined, self._trouble = False, ""
         self._thread = threading.Thread(target=self.stay, name="fleet", daemon=True)
 
     def ask(self) -> bool:
@@ -108,14 +108,21 @@ class Membership:
         if standing.refused != self.refused:
             self.refused = standing.refused
             log.warning("node_refused" if self.refused else "node_joined", node=self.node, reason=self.refused)
+        self._trouble = ""
         return self.refused is None
+
+    def _note(self, error: GastownError) -> None:
+        """Once for each trouble: it is asked again every second."""
+        if str(error) != self._trouble:
+            self._trouble = str(error)
+            log.warning("node_beat_failed", node=self.node, error=str(error), hint=error.hint)
 
     def settle(self) -> bool:
         """The same before the worker reads anything. False, also when nobody can say: ask again."""
         try:
             return self.ask()
         except GastownError as error:
-            log.warning("node_beat_failed", node=self.node, error=str(error))
+            self._note(error)
             return False
 
     def begin(self, consumer: Any) -> None:
@@ -132,7 +139,7 @@ class Membership:
                     rejoin(self.worker, self.node if self.starts else None)
                     self._rejoined = True
             except GastownError as error:
-                log.warning("node_beat_failed", node=self.node, error=str(error))
+                self._note(error)
             except Exception:  # without this thread the node is lost, and nothing starts on it any more
                 log.exception("node_beat_raised", node=self.node)
             self.stopping.wait(NODE_BEAT_S if self._rejoined or self.refused else LOOK_S)

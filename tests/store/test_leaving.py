@@ -3,9 +3,11 @@
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from gastown import settings
 from gastown.agent.protocol import Done
@@ -94,3 +96,19 @@ def test_who_is_refused_closes_nobody_elses_node(member: fleet.Membership, monke
     until(lambda: other.refused)
     other.end()
     assert committed(lambda session: a_node(session, "local").draining_at) == closed_at
+
+
+def test_an_engine_that_is_down_is_said_once_and_awaited(
+    town: Town, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody can say which engine it is, so the worker is of no node yet."""
+    monkeypatch.setenv("GASTOWN_RUNTIME", "docker")
+    monkeypatch.setenv("GASTOWN_DOCKER__URL", f"unix://{tmp_path}/none.sock")
+    settings.get_settings.cache_clear()
+    fleet._facts.cache_clear()
+    member = fleet.Membership("w@a", {node_queue("local")})
+    with capture_logs() as logged:
+        assert member.settle() is False
+        assert member.settle() is False
+    assert [each["event"] for each in logged] == ["node_beat_failed"]
+    assert "Docker Engine" in logged[0]["error"]
