@@ -6,7 +6,6 @@ A container is found again by its name, which is the attempt's. That it ended is
 import contextlib
 import json
 import math
-import re
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any
 
 from gastown.agent.protocol import Launch
 from gastown.agent.runs import RunFiles
-from gastown.errors import RuntimeUnavailable, StartMisconfigured, StartRefused
+from gastown.errors import RuntimeUnavailable, StartRefused
 from gastown.runtimes import CommandResult, CommandSpec, Handle, RunSpec, Status
 from gastown.runtimes import docker_gates as gates
 from gastown.runtimes import docker_images as images
@@ -22,6 +21,7 @@ from gastown.runtimes import docker_making as making
 from gastown.runtimes.docker_engine import TIMEOUT_S, Engine, EngineSaid, unexpected
 from gastown.runtimes.docker_making import Place
 from gastown.runtimes.docker_places import bead_home, give
+from gastown.runtimes.docker_refusals import refusal
 
 START_TIMEOUT_S = 30.0  # for the supervisor to be on record
 UNSTARTED_S = 120.0  # after that, nobody is about to start what was only made
@@ -30,7 +30,7 @@ ENDED = ("exited", "dead", "removing")
 
 
 class DockerRuntime:
-    """`home` is GASTOWN_HOME, at the same path on the host of the engine; `git_token` is for https remotes."""
+    """`home` is GASTOWN_HOME, at the same path on the host of the engine."""
 
     def __init__(
         self,
@@ -235,30 +235,3 @@ class DockerRuntime:
         except EngineSaid as said:
             if not said.gone and said.status != 304:
                 raise unexpected(said, f"stop {container}") from said
-
-
-def refusal(said: EngineSaid, image: str) -> StartRefused:
-    """What the engine did not make or start, and whether that can be otherwise next time."""
-    words = said.words
-    for sign, hint in _HINTS:
-        if re.search(sign, words):
-            return StartMisconfigured(f"the engine refused its container: {words}", hint=hint.format(image=image))
-    if said.status == 400:
-        return StartMisconfigured(f"the engine refused its container: {words}", hint="gastown rig show RIG")
-    hint = "docker system df, on the node, says what takes the space" if "no space left" in words else ""
-    return StartRefused(f"the engine could not start its container: {words}", hint=hint)
-
-
-_HINTS = (  # what no second try mends, and what does
-    (
-        "bind source path does not exist",
-        "a mount of the rig is not on the node, or GASTOWN_HOME is not at the same path for the engine",
-    ),
-    ("No such image", "on the node, docker pull {image}"),
-    (r"network \S+ not found", "docker network ls, on the node; then gastown rig set RIG --network NAME"),
-    (
-        r"executable file not found|exec: .*no such file",
-        "the image {image} lacks python3: build it FROM Gastown's agent image",
-    ),
-    ("not a directory|Duplicate mount point|invalid mount", "correct the mounts: gastown rig set RIG --mount"),
-)

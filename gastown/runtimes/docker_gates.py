@@ -7,13 +7,14 @@ from collections.abc import Callable
 from typing import Any
 
 from gastown.agent.command import HeadAndTail
-from gastown.errors import RuntimeUnavailable, StartRefused
+from gastown.errors import RuntimeUnavailable
 from gastown.runtimes import CommandResult, CommandSpec
 from gastown.runtimes import docker_images as images
 from gastown.runtimes import docker_making as making
 from gastown.runtimes.docker_engine import Engine, EngineSaid
 from gastown.runtimes.docker_making import Place
 from gastown.runtimes.docker_places import give
+from gastown.runtimes.docker_refusals import refusal
 
 POLL_S = 0.1
 LOOK_S = 1.0  # how often the engine is asked, besides the stream's end
@@ -80,7 +81,7 @@ def _make(engine: Engine, place: Place, spec: CommandSpec, image: str) -> str:
             wanted = making.configuration(client, place, plan, image=image, cpus=engine.cpus)
             return str(client.create_container(**wanted)["Id"])
     except EngineSaid as said:
-        raise StartRefused(f"the engine refused the container of `{spec.command}`: {said.words}") from said
+        raise refusal(said, spec.container.image or "") from said
 
 
 def _begin(engine: Engine, container: str, spec: CommandSpec) -> None:
@@ -88,7 +89,7 @@ def _begin(engine: Engine, container: str, spec: CommandSpec) -> None:
         with engine.asked(f"start `{spec.command}`") as client:
             client.start(container)
     except EngineSaid as said:
-        raise StartRefused(f"the engine did not start `{spec.command}`: {said.words}") from said
+        raise refusal(said, spec.container.image or "") from said
 
 
 def _state(engine: Engine, container: str) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import structlog
 from gastown.celery_app import app
 from gastown.commands import described
 from gastown.db import in_transaction
-from gastown.errors import Refused, TemporaryError
+from gastown.errors import Refused, StartRefused, TemporaryError
 from gastown.presets.environment import portable
 from gastown.refinery import merging
 from gastown.runtimes import registry
@@ -46,6 +46,9 @@ def merge(self: Any, merge_id: int) -> None:
             _merge(order, job, lease)
         except TemporaryError as error:
             _give_back(order, HoldCode.UNREACHABLE, str(error))
+        except StartRefused as error:
+            next_step = f"; next: {error.hint}, and gastown bead retry {order.bead_id}" if error.hint else ""
+            _give_back(order, HoldCode.MERGE_ERROR, f"its gates could not be started: {error}{next_step}")
         except Exception as error:
             log.exception("merge_raised", merge_request=merge_id)
             _give_back(order, HoldCode.MERGE_ERROR, f"{type(error).__name__}: {error}")
