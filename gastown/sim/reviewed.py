@@ -38,8 +38,8 @@ def check(oracles: "Oracles", actor: Actor | None) -> None:
                 oracles.fail("an objection that nobody raised", name)
             oracles.approved.discard((key, head))
         if row["merge_epoch"] != was["merge_epoch"]:
-            oracles.claimed_at[key] = oracles.world.step
-            if was["status"] == "open" and not _may_be_merged(oracles, row, oracles.world.step):
+            oracles.claimed_at[key] = since = oracles.world.step if actor is None else actor.began_at_step
+            if was["status"] == "open" and not _may_be_merged(oracles, row, since):
                 oracles.fail("a merge begins of a head that nobody approved", name)
 
 
