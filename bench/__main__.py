@@ -19,6 +19,7 @@ BENCHES = {
     "merging": "merging.merging",
     "sling-to-exec": "stack.sling_to_exec",
     "repositories": "repositories.worktrees",
+    "containers": "containers.containers",
     "idle": "stack.idle",
 }
 
