@@ -99,6 +99,6 @@ ENV PATH=/opt/gastown/bin:$PATH \
 USER 1000:1000
 WORKDIR /home/gastown
 EXPOSE 8484 5555
-HEALTHCHECK --interval=15s --timeout=15s --start-period=60s --retries=3 CMD ["python", "-P", "-m", "gastown.embedded.health"]
+HEALTHCHECK --interval=15s --timeout=15s --start-period=180s --retries=3 CMD ["python", "-P", "-m", "gastown.embedded.health"]
 ENTRYPOINT ["gastown"]
 CMD ["--help"]
