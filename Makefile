@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help setup demo test bench sim check lint types imports fmt docs migration lock wheelhouse clean
+.PHONY: help setup demo test bench sim check lint types imports fmt docs migration lock wheelhouse images clean
 
 help:  ## what there is to type
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -72,6 +72,9 @@ wheelhouse: $(READY)  ## the packages of the control image, each hash checked, f
 	@sed "s/ ; python_full_version[^\\]*//" requirements/control.txt > $(VENV)/wheelhouse.txt
 	@$(BIN)/pip download --quiet --disable-pip-version-check --no-deps --require-hashes --only-binary=:all: --dest wheelhouse \
 		-r $(VENV)/wheelhouse.txt -r requirements/build.txt
+
+images: $(READY)  ## the images that tests with containers use: bases from Debian's packages, and the project's own
+	@$(BIN)/python -m tests.docker images
 
 clean:  ## remove what was set up
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -198,6 +198,12 @@ class Fleet:
         with transaction() as session:
             return list(session.scalars(select(Dispatch).where(Dispatch.bead_id == bead_id).order_by(Dispatch.epoch)))
 
+    def places(self, bead_id: str) -> list[str]:
+        """The node of each attempt."""
+        statement = select(Node.name).join(Dispatch, Dispatch.node_id == Node.id).where(Dispatch.bead_id == bead_id)
+        with transaction() as session:
+            return list(session.scalars(statement.order_by(Dispatch.epoch)))
+
     def ends(self, bead_id: str) -> list[tuple[str, str | None]]:
         return [(str(each.status), each.code) for each in self.attempts(bead_id)]
 
