@@ -138,7 +138,7 @@ def _worker(
     told = ready.path(settings.home / "run", node)
     return Service(
         name=name,
-        argv=[*worker_command(app, node, queues, processes), "--without-heartbeat"],
+        argv=worker_command(app, node, queues, processes),
         log=home.log_file(settings.home, name),
         cwd=settings.home / "run",
         env=env,
@@ -151,7 +151,7 @@ def _worker(
 
 
 def worker_command(app: str, name: str, queues: Sequence[str], processes: int) -> list[str]:
-    """A Celery worker that says when it consumes (`ready`). It sends events only when Flower asks for them."""
+    """A Celery worker that says when it consumes (`ready`). It sends events of tasks only when Flower asks for them."""
     return [sys.executable, "-P", "-m", "gastown.embedded.working", app, name, ",".join(queues), str(processes)]
 
 
