@@ -195,6 +195,11 @@ class Settings(BaseSettings):
     def agent_url(self) -> str:
         return self.api.agent_url or f"http://{self.api.bind}"
 
+    def network_of(self, wanted: str) -> str:
+        """Of an attempt's container. With `none` it is the agent that has none: its supervisor gets the node's."""
+        usual = str(self.docker.container.get("network") or "bridge")
+        return wanted if wanted != "none" else "bridge" if usual == "none" else usual
+
     def agent_url_from(self, runtime: str, network: str) -> str:
         """The API as an attempt reaches it from where this runtime puts it, in a network of this name."""
         if runtime != "docker" or self.api.agent_url is not None:

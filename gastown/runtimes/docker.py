@@ -39,9 +39,10 @@ class DockerRuntime:
         node: str = "local",
         url: str | None = None,
         user: str | None = None,
+        network: str = "bridge",
         command: Sequence[str] = making.COMMAND,
     ) -> None:
-        self._place = Place(home=home.absolute(), node=node, user=user)
+        self._place = Place(home=home.absolute(), node=node, user=user, network=network)
         self._command = tuple(command)
         self.engine = Engine(url)
 

@@ -59,6 +59,7 @@ class Place:
     home: Path
     node: str
     user: str | None  # UID:GID
+    network: str = "bridge"  # of a supervisor whose agent is to have none
 
     @property
     def mark(self) -> str:
@@ -111,7 +112,7 @@ def attempt(place: Place, spec: RunSpec, bead_home: Path, mirror: Path, command:
         folder=Path("/"),
         writable=(bead_home,),
         readable=[each for each in (mirror, *spec.reads) if each.is_dir()],
-        network="bridge" if network == NO_NETWORK else network,  # it is the agent that gets none: see `supervise`
+        network=place.network if network == NO_NETWORK else network,  # it is the agent that gets none: see `supervise`
         reads_stdin=True,
     )
 

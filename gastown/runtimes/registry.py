@@ -7,6 +7,7 @@ from functools import cache
 from gastown.errors import NotFound, StartMisconfigured
 from gastown.runtimes import Runtime
 from gastown.runtimes.docker import DockerRuntime
+from gastown.runtimes.docker_making import NO_NETWORK
 from gastown.runtimes.process import ProcessRuntime
 from gastown.settings import get_settings
 
@@ -24,7 +25,13 @@ def _process() -> Runtime:
 
 def _docker() -> Runtime:
     settings = get_settings()
-    return DockerRuntime(settings.home, node=settings.node, url=settings.docker.url, user=settings.docker.user)
+    return DockerRuntime(
+        settings.home,
+        node=settings.node,
+        url=settings.docker.url,
+        user=settings.docker.user,
+        network=settings.network_of(NO_NETWORK),
+    )
 
 
 FACTORIES: dict[str, Callable[[], Runtime]] = {"process": _process, "docker": _docker}

@@ -124,7 +124,7 @@ def _spec(order: StartOrder) -> RunSpec:
         name=str(order.dispatch_id),
         bead_id=order.bead_id,
         epoch=order.epoch,
-        api_url=get_settings().agent_url_from(order.runtime, container.network),
+        api_url=get_settings().agent_url_from(order.runtime, get_settings().network_of(container.network)),
         token=order.token,
         git_token=_git_token(),
         rig_id=order.rig_id,

@@ -145,6 +145,17 @@ def test_what_the_engine_will_never_make_is_for_a_person(
     assert nothing_made(town)
 
 
+def test_without_network_it_is_the_agent_that_has_none(town: ContainerTown) -> None:
+    attempt = town.sling("python3 -c 'import socket; socket.socket()' 2>&1 | tail -n 1; ls /sys/class/net")
+    town.runtime.start(spec(town, attempt, network="none"))
+    town.wait_gone(attempt)
+    assert b"Permission denied" in attempt.output
+    assert attempt.done is not None
+    named = town.new_runtime(network="of-the-node")
+    plan = docker_making.attempt(named._place, spec(town, attempt, network="none"), town.home, town.home, ("true",))
+    assert plan.network == "of-the-node"
+
+
 def test_more_processors_than_there_are_means_all_of_them(town: ContainerTown) -> None:
     attempt = town.sling("true")
     assert town.runtime.start(spec(town, attempt, cpus=1000.0)) is not None

@@ -9,10 +9,13 @@ from sqlalchemy import func, select, text
 from gastown.commands import towns, work
 from gastown.commands.work import NewBead
 from gastown.db import in_transaction, transaction
+from gastown.errors import StartMisconfigured
 from gastown.models import Agent, Bead, Dispatch, Event, Town
 from gastown.reconcile.actions import Effect, StartContainer
-from gastown.states import AgentStatus, BeadStatus, DispatchStatus, FailureCode, Verdict
+from gastown.runtimes import registry
+from gastown.states import AgentStatus, BeadStatus, DispatchStatus, FailureClass, FailureCode, Verdict
 from gastown.store import attempts, claims
+from gastown.tasks import containers
 from gastown.tasks import reconcile as ticking
 from tests.builders import (
     a_bead,
@@ -35,6 +38,25 @@ ERROR = FailureCode.START_ERROR
 
 
 # --- starting
+
+
+def test_what_no_start_can_mend_fails_the_bead_at_once_and_says_what_to_do(
+    town: Town, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bead = committed(a_bead)
+    tick()
+    [dispatch] = live()
+    monkeypatch.setattr(registry, "get", registry.get.__wrapped__)  # what it keeps for others is of another home
+    monkeypatch.setenv(registry.CONTAINERISED, "1")
+    with pytest.raises(StartMisconfigured) as caught:
+        containers.start_container(str(dispatch.id))
+    containers.start_container.on_failure(caught.value, "", (str(dispatch.id),), {}, None)
+    [dispatch] = attempts_on(bead.id)
+    assert (dispatch.status, dispatch.code) == (DispatchStatus.ROLLED_BACK, FailureCode.CONTAINER_UNUSABLE)
+    tick()
+    assert (now(bead).status, now(bead).failure_class) == (BeadStatus.FAILED, FailureClass.CONFIG)
+    assert "next: GASTOWN_RUNTIME=docker" in str(now(bead).failure_message)
+    assert len(attempts_on(bead.id)) == 1
 
 
 def test_a_new_bead_is_started(town: Town) -> None:
