@@ -95,7 +95,8 @@ def flower(address: Address = "127.0.0.1", port: Port = 5555, auth_file: AuthFil
         raise UsageError(what, hint="--auth-file FILE with USER:PASSWORD in it, or --address 127.0.0.1")
     if health.is_containerised():
         health.note(health.FOLDER, url=["127.0.0.1", port, "/healthcheck"])
-    _run_celery(settings, ["flower", f"--address={address}", f"--port={port}"])
+    columns = "name,args,state,received,runtime,worker"  # of args: which bead each is about
+    _run_celery(settings, ["flower", f"--address={address}", f"--port={port}", f"--tasks-columns={columns}"])
 
 
 def _require_servers(settings: "Settings") -> None:

@@ -41,7 +41,7 @@ def send(
         "routing_key": queue,
         "expires": expires_s,
         "expiration": expires_s,  # RabbitMQ drops it by then, also when there is no worker to find it too old
-        "argsrepr": repr((*args, about) if about else args),
+        "argsrepr": repr((about, *args) if about else args),  # first, because Flower cuts what is long
         "timeout": PUBLISH_TIMEOUT_S,
         "confirm_timeout": PUBLISH_TIMEOUT_S,
         "retry": False,

@@ -35,11 +35,11 @@ def test_a_start_and_a_stop_name_their_bead(clock: Clock) -> None:
     with transaction() as session:
         [attempt] = session.query(Dispatch).all()
     named = f'{bead.id} "Say "hello" to everybody"'
-    assert shown("node.here") == [repr((str(attempt.id), named))]
+    assert shown("node.here") == [repr((named, str(attempt.id)))]
     with transaction() as session:
         stops = work.cancel(session, bead.town_id, bead.id)
     publish_all(stops)
-    assert shown("node.here")[1:] == [repr((str(attempt.id), named))] * len(stops)
+    assert shown("node.here")[1:] == [repr((named, str(attempt.id)))] * len(stops)
 
 
 def test_a_long_title_is_cut() -> None:
