@@ -12,9 +12,8 @@ from typing import Any
 import pytest
 
 from gastown.agent.protocol import PROTOCOL
-from gastown.containers import Container
 from gastown.errors import RuntimeUnavailable, StartMisconfigured, StartRefused
-from gastown.runtimes import RunSpec, docker_images, docker_making, registry
+from gastown.runtimes import RunSpec, docker_making
 from gastown.runtimes.docker import DockerRuntime
 from gastown.runtimes.docker_engine import Engine
 from tests.agent.town import Attempt, eventually, make_repository
@@ -116,16 +115,6 @@ def test_an_image_without_a_supervisor_is_refused(town: ContainerTown) -> None:
     with pytest.raises(StartMisconfigured, match="has no supervisor"):
         town.runtime.start(spec(town, attempt, image="debian:bookworm-slim"))
     assert nothing_made(town)
-
-
-@pytest.mark.parametrize(("said", "right"), [(PROTOCOL, True), (PROTOCOL - 1, True), (PROTOCOL + 1, False), (0, False)])
-def test_a_supervisor_of_another_protocol_is_refused(said: int, right: bool) -> None:
-    found = {"Config": {"Labels": {docker_making.SUPERVISOR: str(said)}}}
-    if right:
-        docker_images.check_supervisor("acme/agent:1", found)
-    else:
-        with pytest.raises(StartMisconfigured, match=f"speaks protocol {said}"):
-            docker_images.check_supervisor("acme/agent:1", found)
 
 
 @pytest.mark.parametrize(
@@ -292,41 +281,3 @@ def test_what_is_inspected_in_many_processes_has_a_connection_of_its_own(town: C
     town.runtime.engine._made_by = 0
     assert town.runtime.engine._connected() is not client
     assert town.runtime.inspect(attempt.name).present
-
-
-def test_processes_are_no_runtime_for_a_worker_in_a_container(monkeypatch: pytest.MonkeyPatch) -> None:
-    registry.get.cache_clear()
-    monkeypatch.setenv(registry.CONTAINERISED, "1")
-    with pytest.raises(StartMisconfigured, match="in a container itself") as caught:
-        registry.get("process")
-    assert "GASTOWN_RUNTIME=docker" in caught.value.hint
-    monkeypatch.delenv(registry.CONTAINERISED)
-    assert registry.get("process") is registry.get("process")
-    registry.get.cache_clear()
-
-
-def test_who_made_a_container_is_told_from_who_has_its_pid_now() -> None:
-    assert not docker_making.is_dead(docker_making.me())
-    assert docker_making.is_dead(docker_making.me() + "0")
-    assert not docker_making.is_dead("4026531836000/1/elsewhere")  # nobody can look there
-    assert not docker_making.is_dead("")
-
-
-def test_the_containers_numbers_make_sense(town: ContainerTown) -> None:
-    """An engine is not asked for a mount over /tmp that is not there, nor for the same folder twice."""
-    plan = docker_making.Plan(
-        command=("true",),
-        environment={},
-        labels={},
-        container=Container(mounts=("/data:/data", "cache:/cache:rw")),
-        folder=Path("/"),
-        writable=(Path("/home/w"), Path("/home/w/inner")),
-        readable=(Path("/home/w/lent"), Path("/srv/git"), Path("/srv/git")),
-        network="bridge",
-    )
-    assert [(each["Type"], each["Source"], each["ReadOnly"]) for each in docker_making.mounts(plan)] == [
-        ("bind", "/home/w", False),
-        ("bind", "/srv/git", True),
-        ("bind", "/data", True),
-        ("volume", "cache", False),
-    ]
