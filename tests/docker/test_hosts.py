@@ -74,7 +74,7 @@ class Hosts:
 
     def supervised(self, host: str) -> list[str]:
         """What runs there of attempts."""
-        return [line for line in docker("top", host, "-eo", "args").splitlines() if "gastown.agent" in line]
+        return [line for line in docker("top", host, "-eo", "pid,args").splitlines() if "gastown.agent" in line]
 
     def end(self) -> None:
         docker("rm", "--force", "--volumes", *self.containers)
