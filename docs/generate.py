@@ -105,7 +105,8 @@ def setting_rows(model: type[BaseModel], prefix: str, variable: str) -> Iterable
         if isinstance(inner, type) and issubclass(inner, BaseModel):
             yield from setting_rows(inner, f"{prefix}{name}.", f"{variable}{name.upper()}__")
             continue
-        default = "" if field.default is None else code(field.default)
+        given = field.get_default(call_default_factory=True)
+        default = "" if given in (None, [], {}) else code(given)
         # the home is where the file is, so the file cannot say where it is
         in_file = "" if f"{prefix}{name}" == "home" else code(f"{prefix}{name}")
         yield [in_file, code(f"{variable}{name.upper()}"), default, field.description or ""]
