@@ -14,8 +14,8 @@ from tests.agent.town import Town, eventually, make_repository
 from tests.runtimes.containers import ContainerTown, is_held
 
 SPREAD = """
-(setsid flock "$TMPDIR/../one" sleep 300 &)
-(env -i setsid flock "$TMPDIR/../two" sleep 300 &)
+(setsid flock "$HOME/one" sleep 300 &)
+(env -i setsid flock "$HOME/two" sleep 300 &)
 echo spread
 sleep 300
 """
@@ -121,7 +121,8 @@ def test_after_stop_nothing_is_left(town: Town, runtime: Runtime, grace_s: float
     attempt = town.sling(SPREAD)
     town.start(attempt)
     town.wait_output(attempt, b"spread")
-    locks = [town.files(attempt).folder / name for name in ("one", "two")]
+    home = town.files(attempt).folder.parents[1] / "homes" / attempt.assignment.bead_id
+    locks = [home / name for name in ("one", "two")]
     for lock in locks:
         eventually(lambda lock=lock: is_held(lock))  # type: ignore[misc]
     runtime.stop(attempt.name, grace_s=grace_s)
