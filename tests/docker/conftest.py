@@ -46,7 +46,7 @@ pytest_docker_tools.wrappers.container.tests_inside_container = lambda: False
 
 BROKERS = ("celery_redis_broker", "celery_rabbitmq_broker")
 NODE = "box"
-CONTAINER_TIMEOUT_S = 90
+CONTAINER_TIMEOUT_S = 180
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

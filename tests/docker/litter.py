@@ -22,8 +22,9 @@ def docker(*command: str, timeout_s: float = TIMEOUT_S) -> str:
 
 
 def mark(pid: int) -> str:
-    """A process, told from a later one with the same number."""
-    started = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    """A process, told from a later one with the same number. Raises OSError when there is none (on Linux)."""
+    told = Path("/proc/self").exists()
+    started = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19] if told else "0"
     return f"{platform.node()}-{pid}-{started}"
 
 
