@@ -25,7 +25,8 @@ from tests.docker.engine import NoEngine
 ROUNDS = 15
 BAR_S = 0.150
 # What any supervisor has to do: an interpreter, a connection, a request. It says who it is by the path.
-PROGRAM = "import http.client,sys; c=http.client.HTTPConnection(sys.argv[1]); c.request('GET','/'+sys.argv[2])"
+PROGRAM = "import http.client, sys; c = http.client.HTTPConnection(sys.argv[1]);"
+PROGRAM += "c.request('GET', '/' + sys.argv[2]); c.getresponse().read()"
 
 
 def containers() -> None:
