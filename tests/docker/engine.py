@@ -46,7 +46,7 @@ _until: list[float] = []
 def environment() -> dict[str, str]:
     """Of every docker, apt and debootstrap that is run: found also under `env -i`, and asking nothing."""
     path = os.environ.get("PATH", "")
-    return os.environ | {
+    return {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))} | {
         "PATH": f"{path}:{SYSTEM_PATH}" if path else SYSTEM_PATH,
         "DEBIAN_FRONTEND": "noninteractive",
         "DOCKER_BUILDKIT": "0",  # a client without the buildx plugin builds like this only
