@@ -24,7 +24,7 @@ from gastown.states import (
     FailureCode,
     StopCode,
 )
-from gastown.store import endings
+from gastown.store import endings, members
 from gastown.store.creation import create_dispatches, start_of
 from gastown.store.endings import STARTABLE, Ending, end
 from gastown.store.moves import MoveLost, lock_bead, move, record, set_bead, wake
@@ -56,12 +56,19 @@ class StartOrder:
     container: dict[str, Any]  # what the rig says of it
 
 
-def claim_start(session: Session, dispatch_id: UUID, worker: str) -> StartOrder | None:
-    """queued -> starting. None: somebody else has it, or it was given up, or there is no such dispatch."""
+def claim_start(session: Session, dispatch_id: UUID, worker: str, identity: str | None = None) -> StartOrder | None:
+    """queued -> starting. None: somebody else has it, or it was given up, or there is no such dispatch.
+
+    `identity`: who the worker's node is. A name may have gone to another machine since the message was sent; what
+    that one started would be looked for where it is not. None: nobody can tell.
+    """
     found = _lock(session, dispatch_id)
     if found is None:
         return None
     bead, dispatch = found
+    node = session.get_one(Node, dispatch.node_id)
+    if not members.may_be(node.identity, identity):
+        return None
     policy = policy_of(session, dispatch.rig_id)
     now = gastown_now()
     if not move(
@@ -82,7 +89,7 @@ def claim_start(session: Session, dispatch_id: UUID, worker: str) -> StartOrder 
             town_id=bead.town_id, dispatch_id=dispatch_id, name=f"attempt {dispatch.epoch}", token_hash=digest(token)
         )
     )
-    node, rig = session.get_one(Node, dispatch.node_id), session.get_one(Rig, dispatch.rig_id)
+    rig = session.get_one(Rig, dispatch.rig_id)
     return StartOrder(
         dispatch_id=dispatch_id,
         bead_id=bead.id,

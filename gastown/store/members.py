@@ -63,6 +63,11 @@ def refusals(stored: Any, silent_from: datetime) -> list[str]:
     return [f"{each.name}: {each.refused}" for each in read(stored) if each.refused and each.at >= silent_from]
 
 
+def may_be(identity: str | None, asked: str | None) -> bool:
+    """Whether who asks may be the node of this identity: nobody can tell, or it is."""
+    return identity is None or asked is None or identity == asked
+
+
 def words(stored: Any) -> tuple[str, ...]:
     """Labels, or the presets of images. What a hand wrote, and makes no sense, is none: it must not cost all others."""
     return tuple(map(str, stored)) if isinstance(stored, (list, dict)) else ()

@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 
 from gastown.models import Dispatch, Node
 from gastown.states import LIVE, DispatchStatus
+from gastown.store import members
 
 PRESENT = "present"
 
@@ -22,11 +23,14 @@ class Sought(NamedTuple):
     known_present: bool  # to see it again is no news
 
 
-def inspectable(session: Session, node: str) -> list[Sought]:
-    """Attempts on this node whose presence says something: running, or starting with nobody inside the start call."""
+def inspectable(session: Session, node: str, identity: str | None = None) -> list[Sought]:
+    """Attempts on this node whose presence says something: running, or starting with nobody inside the start call.
+
+    `identity`: who it is that looks. On a machine that had this name before, they are absent, which proves nothing.
+    """
     settled = or_(Dispatch.status == DispatchStatus.RUNNING, Dispatch.call_ended_at.is_not(None))
     statement = (
-        select(Dispatch.id, Node.runtime, Dispatch.status, Dispatch.seen)
+        select(Dispatch.id, Node.runtime, Node.identity, Dispatch.status, Dispatch.seen)
         .join(Node, Node.id == Dispatch.node_id)
         .where(Node.name == node, Dispatch.status.in_(LIVE), settled)
         .order_by(Dispatch.id)
@@ -34,6 +38,7 @@ def inspectable(session: Session, node: str) -> list[Sought]:
     return [
         Sought(row.id, row.runtime, row.status == DispatchStatus.RUNNING and row.seen == PRESENT)
         for row in session.execute(statement)
+        if members.may_be(row.identity, identity)
     ]
 
 

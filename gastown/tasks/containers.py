@@ -22,6 +22,7 @@ from gastown.store import attempts, claims, reads, sightings
 from gastown.store.attempts import StartOrder
 from gastown.store.workers import claimer
 from gastown.tasks.base import id_of, poke, publish, send, uuid_of
+from gastown.tasks.fleet import identity_here
 
 log = structlog.get_logger()
 
@@ -82,8 +83,8 @@ def start_container(self: Any, dispatch_id: str) -> bool:
     `starting` and is settled by inspection, because a start reported as failed has sometimes succeeded.
     """
     key = uuid_of(dispatch_id)
-    worker = claimer(self.request.hostname or "")
-    order = in_transaction(lambda session: attempts.claim_start(session, key, worker))
+    worker, identity = claimer(self.request.hostname or ""), identity_here()
+    order = in_transaction(lambda session: attempts.claim_start(session, key, worker, identity))
     if order is None:
         log.info("start_not_ours", dispatch=dispatch_id)
         return True
@@ -175,9 +176,10 @@ def inspect_containers(node: str | None = None, sweep: bool = False) -> None:
             else:
                 send("gastown.inspect_containers", each, True, queue=watch_queue(each), expires_s=STOP_GRACE_S)
         return
+    identity = identity_here()
     with transaction() as session:
         began = claims.clock(session)
-        live = sightings.inspectable(session, node)
+        live = sightings.inspectable(session, node, identity)
     news, gone = [], False
     for sought in live:
         status = _look(registry.get(sought.runtime), sought.dispatch_id)

@@ -20,7 +20,7 @@ from gastown.commands import membership, nodes
 from gastown.commands.membership import Place
 from gastown.containers import layered
 from gastown.db import in_transaction
-from gastown.errors import DatabaseUnavailable, GastownError, SchemaTooNew
+from gastown.errors import DatabaseUnavailable, GastownError, RuntimeUnavailable, SchemaTooNew
 from gastown.reconcile.actions import InspectContainers
 from gastown.reconcile.fitting import ANY_PRESET, WITH_CONTAINERS
 from gastown.runtimes import identity
@@ -65,6 +65,14 @@ def _facts() -> dict[str, Any]:
 def _identity(runtime: str) -> str | None:
     home = get_settings().home
     return identity.of_engine(_facts(), home) if runtime in WITH_CONTAINERS else identity.of_processes(home)
+
+
+def identity_here() -> str | None:
+    """Of this worker's node. None while nobody can say which engine it is."""
+    try:
+        return _identity(get_settings().runtime)
+    except RuntimeUnavailable:
+        return None
 
 
 def _capacity(settings: Settings) -> int:

@@ -11,7 +11,7 @@ from gastown.commands.membership import Place, Standing
 from gastown.db import in_transaction, transaction
 from gastown.models import Node, Town
 from gastown.states import DispatchStatus
-from gastown.store import fleet, members, reads, sightings
+from gastown.store import attempts, fleet, members, reads, sightings
 from gastown.tasks import queues
 from gastown.tasks.base import send
 from tests.builders import a_bead, a_node, a_rig, an_attempt, the_api_is_there
@@ -232,3 +232,26 @@ def test_nobody_is_asked_to_look_where_no_worker_is(town: Town, clock: Clock) ->
     clock.advance(reads.BEATING_S + 1)
     with transaction() as session:
         assert reads.busy_nodes(session) == []
+
+
+def test_who_had_the_name_before_neither_starts_nor_looks(town: Town, clock: Clock) -> None:
+    """A machine that slept reads its queues for some seconds before it hears that another one has its name now."""
+    beat(place())
+    clock.advance(LEASE_S + 1)
+    beat(place("two"), "w@b")
+    queued = committed(lambda session: an_attempt(session, DispatchStatus.QUEUED, node=a_node(session, "n1")))
+    running = committed(lambda session: an_attempt(session, DispatchStatus.RUNNING, node=a_node(session, "n1")))
+    assert committed(lambda session: attempts.claim_start(session, queued.id, "w@a", "one")) is None
+    with transaction() as session:
+        assert sightings.inspectable(session, "n1", "one") == []
+        assert [each.dispatch_id for each in sightings.inspectable(session, "n1", "two")] == [running.id]
+    assert committed(lambda session: attempts.claim_start(session, queued.id, "w@b", "two")) is not None
+
+
+def test_a_start_that_waits_is_not_for_the_next_machine_of_that_name(town: Town, clock: Clock) -> None:
+    """Its message is in the queue of the name; the attempt is placed on the machine that was asked."""
+    beat(place())
+    queued = committed(lambda session: an_attempt(session, DispatchStatus.QUEUED, node=a_node(session, "n1")))
+    clock.advance(LEASE_S + 1)
+    beat(place("two"), "w@b")
+    assert committed(lambda session: attempts.claim_start(session, queued.id, "w@b", "two")) is None
