@@ -70,8 +70,9 @@ def _tidy(home: Path, mirror: Mirror, rig_id: int, bead_id: str, keep_days: floa
     runtime = registry.get("docker")
     if not standing.is_over or standing.names.intersection(runtime.list_names()):
         return
-    if not expired and leftovers(home / beadhomes.FOLDER / bead_id, bead_id, 2**31):
-        _salvage(runtime, home, mirror, bead_id)
+    past = max(standing.ended, default=0) + 1  # the bead may be retried at any moment, and get an attempt
+    if not expired and leftovers(home / beadhomes.FOLDER / bead_id, bead_id, past):
+        _salvage(runtime, home, mirror, bead_id, past)
         beadhomes.take(mirror, bead_id)
     if not expired and (why := beadhomes.holds_more(mirror, bead_id)):
         log.warning("bead_home_stays", bead=bead_id, reason=why)
@@ -85,12 +86,12 @@ def _tidy(home: Path, mirror: Mirror, rig_id: int, bead_id: str, keep_days: floa
         log.info("bead_home_removed", bead=bead_id)
 
 
-def _salvage(runtime: Runtime, home: Path, mirror: Mirror, bead_id: str) -> None:
+def _salvage(runtime: Runtime, home: Path, mirror: Mirror, bead_id: str, epoch: int) -> None:
     """Of a supervisor that was killed. In a container: what an agent left there is not for git on this machine."""
     own = home / beadhomes.FOLDER / bead_id
     preset, of_rig = in_transaction(lambda session: description_of(session, bead_id))
     container = described.container(preset, {**of_rig, "network": "none"})
-    arguments = map(str, (own, home, mirror.path.stem, bead_id))
+    arguments = map(str, (own, home, mirror.path.stem, bead_id, epoch))
     result = runtime.run(
         CommandSpec(
             command=shlex.join([*SALVAGE, *arguments]),

@@ -64,7 +64,8 @@ def _salvage(home: Path, keep_days: float, rig_id: int, mirror: Mirror) -> None:
     for bead_id, standing in known.items():
         if None in standing.ended.values():
             continue  # an attempt is under way, and sees to what its predecessors left
-        past = max((epoch for epoch in leftovers(home, bead_id, 2**31) if standing.is_past(epoch)), default=0)
+        known_until = max(standing.ended, default=0) + 1  # of an attempt that began since, nothing may be touched
+        past = max((epoch for epoch in leftovers(home, bead_id, known_until) if standing.is_past(epoch)), default=0)
         if past and not processes.marked(runs.BEAD, bead_id):
             salvage(home, mirror, bead_id, past + 1, archive.SELF, partial(_note, bead_id))
 

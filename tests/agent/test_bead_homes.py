@@ -186,14 +186,16 @@ class Containers:
     def __init__(self) -> None:
         self.names: list[str] = []
         self.ran: list[CommandSpec] = []
+        self.before_run: Callable[[], object] = lambda: None
 
     def list_names(self) -> list[str]:
         return self.names
 
     def run(self, spec: CommandSpec, *, should_stop: Callable[[], bool] | None = None) -> CommandResult:
         self.ran.append(spec)
-        *_, own, home, rig, bead = spec.command.split()
-        salvaging.run(Path(own), Path(home), int(rig), bead)
+        *_, own, home, rig, bead, epoch = spec.command.split()
+        self.before_run()
+        salvaging.run(Path(own), Path(home), int(rig), bead, int(epoch))
         return CommandResult(0, b"", 0.0)
 
 
@@ -265,6 +267,32 @@ def test_work_of_a_supervisor_that_was_killed_is_saved_in_a_container(
     assert spec.container.network == "none"
     assert not home_of(town, attempt).joinpath("work").exists()
     assert git("show", f"refs/gastown/wip/{bead}/1:work.txt", cwd=mirror.path) == "hours"
+
+
+def test_an_attempt_that_begins_meanwhile_keeps_its_worktree(
+    town: Town, over: tuple[str, str, Mirror], clock: Clock, containers: Containers
+) -> None:
+    """Somebody retries the bead while housekeeping is at it."""
+    bead, _, mirror = over
+    attempt = town.sling("echo hours > work.txt; echo up; sleep 300", bead=bead, rig_id=int(mirror.path.stem))
+    with Foreground(town, attempt) as supervisor:
+        town.wait_output(attempt, b"up")
+        supervisor.process.kill()
+    end(bead, clock)
+    work = home_of(town, attempt) / "work" / bead
+
+    def begin() -> None:
+        shutil.copytree(work / "1", work / "2")
+        (work / ".new-3").mkdir()
+        with transaction() as session:
+            found = session.get_one(Bead, bead)
+            found.status, found.resolution, found.closed_at = BeadStatus.OPEN, None, None
+
+    containers.before_run = begin
+    tidy(town)
+    assert not (work / "1").exists()
+    assert (work / "2" / "work.txt").read_text() == "hours\n"
+    assert (work / ".new-3").is_dir()
 
 
 def test_what_cannot_be_taken_stays_for_as_long_as_work_is_kept(
