@@ -120,6 +120,7 @@ class Oracles:
         self.fenced: set[str] = set()
         self.served: dict[str, str] = {}  # attempt -> the head of its accepted done
         self.saved: dict[str, str] = {}  # attempt -> the last WIP that was accepted
+        self.adopted: dict[str, int] = {}  # attempts -> the step in which they were, last
         self.forced: set[str] = set()
         self.begun: set[str] = set()  # attempts whose start was asked of a runtime
         self.at_merge: dict[int, Actor | None] = {}  # who claimed a merge last
@@ -183,6 +184,8 @@ class Oracles:
             old = self.before.tables[table]
             for key, row in self.now.tables[table].items():
                 was = old[key]["status"] if key in old else row["status"]
+                if was in ADOPTABLE and row["status"] in LIVE:
+                    self.adopted[key] = self.world.step
                 if was != row["status"] and (machine, was, row["status"]) not in LEGAL:
                     self.fail("a move that is not drawn", f"{self.world.name_of(key)}: {was} -> {row['status']}")
 
@@ -209,8 +212,11 @@ class Oracles:
         new = [row for key, row in self.now.tables["dispatches"].items() if key not in self.before.tables["dispatches"]]
         if not new:
             return
-        live = [row for row in self.now.tables["dispatches"].values() if row["status"] in LIVE]
         since = 0 if actor is None else actor.began_at_step
+        # an adoption may exceed what there is, so also one that came while these were being made
+        adopted = {key for key, step in self.adopted.items() if step >= since}
+        dispatches = self.now.tables["dispatches"]
+        live = [row for key, row in dispatches.items() if row["status"] in LIVE and key not in adopted]
         for row in new:
             self._check_room(row, live, since)
             self._check_wanted(row)
