@@ -28,8 +28,8 @@ $(READY): requirements/dev.txt requirements/redis.txt pyproject.toml
 demo: $(READY)  ## five beads, four faults, every bead merged once: about a minute
 	@$(BIN)/gastown demo
 
-test: $(READY)  ## all tests, against a real Postgres, Redis and worker
-	@$(BIN)/python -m pytest $(ARGS)
+test: $(READY)  ## all tests, against a real Postgres, Redis and worker: make test [ARGS="tests/store -x"] [PROCESSES=2]
+	@$(BIN)/python -m pytest $(if $(PROCESSES),-n $(PROCESSES) --dist worksteal) $(ARGS)
 
 bench: $(READY)  ## what speed is claimed, measured on this machine: make bench [BENCH=name]
 	@$(BIN)/python -m bench $(BENCH)

@@ -201,6 +201,7 @@ def enter(sender: Any = None, **_: Any) -> None:
     """Before the worker reads a queue: those of a node that it is not of, or not yet, it does not read."""
     global _membership
     await_schema(sender)
+    get_settings().home.mkdir(mode=0o700, parents=True, exist_ok=True)  # `celery worker` by hand made none yet
     _membership = Membership(sender, set(app.amqp.queues.consume_from))
     if _membership.queues and not _membership.settle():
         app.amqp.queues.deselect(_membership.queues)
