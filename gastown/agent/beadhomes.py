@@ -35,7 +35,9 @@ class Untrusted(Exception):
 
 def names(home: Path) -> list[str]:
     """The beads that have a home of their own on this node."""
-    for gone in (home / FOLDER).glob(".gone-*"):  # its removal was cut short, maybe before the last look
+    for going in (home / FOLDER).glob(".going-*"):
+        shutil.rmtree(going, ignore_errors=True)
+    for gone in (home / FOLDER).glob(".gone-*"):  # cut short before the last look, so it is whole
         own = gone.with_name(gone.name.removeprefix(".gone-"))
         if not own.exists():
             gone.rename(own)
@@ -210,12 +212,15 @@ def _take_large_files(source: Path, node: Mirror) -> None:
 
 def remove(home: Path, bead_id: str, may_go: Callable[[], bool]) -> bool:
     """Remove a bead's home, unless `may_go` says no at the last moment: who starts from now on makes another."""
-    own, gone = home / FOLDER / bead_id, home / FOLDER / f".gone-{bead_id}"
+    own, gone, going = (home / FOLDER / f"{prefix}{bead_id}" for prefix in ("", ".gone-", ".going-"))
+    if not may_go():  # so that hardly any start finds it away for the moment of the last look
+        return False
     shutil.rmtree(gone, ignore_errors=True)
     own.rename(gone)
     if not may_go():
         if not own.exists():
             gone.rename(own)
         return False
-    shutil.rmtree(gone, ignore_errors=True)
+    gone.rename(going)  # from here on it is not whole, and nobody may work in it again
+    shutil.rmtree(going, ignore_errors=True)
     return True

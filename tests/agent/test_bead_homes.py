@@ -295,6 +295,25 @@ def test_an_attempt_that_begins_meanwhile_keeps_its_worktree(
     assert (work / ".new-3").is_dir()
 
 
+def test_half_a_home_is_nobodys_home(town: Town, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its removal takes longer than housekeeping may, and the bead is retried."""
+    own = town.home / "beads" / "gt-1"
+    (own / "mirrors").mkdir(parents=True)
+    remove = shutil.rmtree
+
+    def cut_short(path: Path, *_: object, **__: object) -> None:
+        if path.is_dir():
+            (path / "mirrors").rmdir()
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(shutil, "rmtree", cut_short)
+    with pytest.raises(KeyboardInterrupt):
+        beadhomes.remove(town.home, "gt-1", lambda: True)
+    monkeypatch.setattr(shutil, "rmtree", remove)
+    assert beadhomes.names(town.home) == []
+    assert list(own.parent.iterdir()) == []
+
+
 def test_what_cannot_be_taken_stays_for_as_long_as_work_is_kept(
     town: Town, over: tuple[str, str, Mirror], clock: Clock, containers: Containers
 ) -> None:
