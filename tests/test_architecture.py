@@ -32,7 +32,7 @@ WALL_CLOCK = {
     "gastown/agent/upkeep.py": "compares with the times of files",
     "gastown/tasks/housekeeping.py": "compares with the times of files",
     "gastown/embedded/health.py": "compares with the times of files",
-    "gastown/runtimes/docker_gates.py": "compares with what it wrote on a container: its worker, and the database, may be gone",
+    "gastown/runtimes/docker_gates.py": "compares with what it wrote on a container, whose worker may be gone",
     "gastown/embedded/prepare.py": "names a dump",
     "gastown/embedded/status.py": "a file that is there without a database",
     "gastown/cli/": "what a person is shown",
