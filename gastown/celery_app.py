@@ -88,6 +88,8 @@ app.conf.update(
     ],
 )
 
+app.amqp.queues.new_missing = queue  # of another node, named by `-Q` or `--queue`: the broker holds who made it to it
+
 
 @setup_logging.connect(weak=False)
 def _set_up_logs(**_: Any) -> None:

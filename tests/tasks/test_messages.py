@@ -79,3 +79,14 @@ def test_dispatching_a_bead_starts_it_at_once(clock: Clock) -> None:
     with transaction() as session:
         assert session.get_one(Bead, bead_id).forced_at is not None
     assert len(shown("control")) == 1
+
+
+def test_a_queue_named_by_hand_is_made_as_we_make_it() -> None:
+    """RabbitMQ refuses everybody else who declares it in other words."""
+    queues = dict(app.amqp.queues)
+    made = app.amqp.queues["node.named-by-hand"]
+    try:
+        assert (made.exchange, made.routing_key) == (app.amqp.queues["control"].exchange, "node.named-by-hand")
+    finally:
+        del app.amqp.queues["node.named-by-hand"]
+    assert dict(app.amqp.queues) == queues
