@@ -9,7 +9,7 @@ import structlog
 from gastown.celery_app import app
 from gastown.commands import described
 from gastown.db import in_transaction
-from gastown.errors import Refused, StartRefused, TemporaryError
+from gastown.errors import Refused, RuntimeUnavailable, StartRefused, TemporaryError
 from gastown.presets.environment import portable
 from gastown.refinery import merging
 from gastown.runtimes import registry
@@ -94,8 +94,16 @@ def _job(order: MergeOrder) -> merging.MergeJob:
 
 
 def _gated(order: MergeOrder, job: merging.MergeJob) -> merging.MergeJob:
-    """With the container of its gates, where these run in one. Raises UsageError for one that makes no sense."""
+    """With the container of its gates, where these run in one. Raises UsageError for one that makes no sense.
+
+    Raises RuntimeUnavailable for gates that are to run in a container, and cannot here: another worker may be asked.
+    """
     if get_settings().runtime != "docker":
+        if order.container and (order.setup or order.gates):
+            raise RuntimeUnavailable(
+                f"the rig's gates run in containers, and {get_settings().node}, whose merge worker took it, starts plain "
+                "processes; another worker is asked. Give its worker other queues: gastown worker --queues"
+            )
         return job
     container = described.container(order.preset, order.container)
     return replace(job, container=container, environment=portable(order.environment))

@@ -229,3 +229,14 @@ def test_killed_between_push_and_record(
     assert (now(request_).status, now(request_).merged_sha) == (MergeStatus.CLOSED, prepared.merge_sha)
     assert bead(request_).resolution == "merged"
     assert git("rev-list", "--count", f"{onto}..main", cwd=checkout.remote).strip() == "1"
+
+
+def test_gates_that_run_in_containers_never_run_as_plain_processes(request_: MergeRequest, gated: Path) -> None:
+    """A fleet of both kinds: the merge is given back to be asked of another worker, and says why."""
+    with transaction() as session:
+        session.execute(update(RigRow).values(container={"image": "acme/agent:1"}))
+    merge.run(request_.id)
+    held = now(request_)
+    assert (held.status, held.held_code, held.look_at) == (MergeStatus.OPEN, HoldCode.UNREACHABLE, after(45))
+    assert "starts plain processes; another worker is asked" in (held.held_reason or "")
+    assert not gated.exists()
