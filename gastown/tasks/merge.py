@@ -101,8 +101,8 @@ def _gated(order: MergeOrder, job: merging.MergeJob) -> merging.MergeJob:
     if get_settings().runtime != "docker":
         if order.container and (order.setup or order.gates):
             raise RuntimeUnavailable(
-                f"the rig's gates run in containers, and {get_settings().node}, whose merge worker took it, starts plain "
-                "processes; another worker is asked. Give its worker other queues: gastown worker --queues"
+                f"the rig's gates run in containers, and {get_settings().node}, whose merge worker took it, "
+                "starts plain processes; another worker is asked. Give its worker other queues: gastown worker --queues"
             )
         return job
     container = described.container(order.preset, order.container)

@@ -237,6 +237,6 @@ def test_gates_that_run_in_containers_never_run_as_plain_processes(request_: Mer
         session.execute(update(RigRow).values(container={"image": "acme/agent:1"}))
     merge.run(request_.id)
     held = now(request_)
-    assert (held.status, held.held_code, held.look_at) == (MergeStatus.OPEN, HoldCode.UNREACHABLE, after(45))
+    assert (held.status, held.held_code, held.look_at) == (MergeStatus.OPEN, HoldCode.UNREACHABLE, after(10))
     assert "starts plain processes; another worker is asked" in (held.held_reason or "")
     assert not gated.exists()
