@@ -20,6 +20,7 @@ BENCHES = {
     "sling-to-exec": "stack.sling_to_exec",
     "repositories": "repositories.worktrees",
     "containers": "containers.containers",
+    "fleet": "fleet.fleet",
     "idle": "stack.idle",
 }
 
