@@ -8,7 +8,6 @@ from typing import Annotated, Any
 
 import typer
 
-from gastown.containers import KEYS
 from gastown.errors import UsageError
 
 _UNITS = {"": 1, "m": 1, "mb": 1, "mib": 1, "g": 1024, "gb": 1024, "gib": 1024, "t": 1024**2, "tb": 1024**2}
@@ -76,6 +75,8 @@ def changed(now: Mapping[str, Any], layer: Mapping[str, Any]) -> dict[str, Any]:
 
 def in_words(layer: Mapping[str, Any]) -> str:
     """One line. `environment` is the names of variables."""
+    from gastown.containers import KEYS
+
     parts = []
     for key in (each for each in KEYS if each in layer):
         value = layer[key]
