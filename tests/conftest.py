@@ -38,6 +38,7 @@ def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
     for name in [name for name in os.environ if name.startswith(DEVELOPERS_OWN)]:
         monkeypatch.delenv(name)
+    monkeypatch.delenv("COLUMNS", raising=False)  # pytest-xdist sets it, and tables would be that narrow
     person = tmp_path / "person"
     person.mkdir(exist_ok=True)
     monkeypatch.setenv("HOME", str(person))

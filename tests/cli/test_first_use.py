@@ -183,7 +183,7 @@ def test_a_wrong_key_of_a_preset_is_named(gastown: Gastown, presets: Path, repos
     bad = presets / "bad.toml"
     for text, words in (
         ('argvv = ["x"]', "it has no argv; there is no key argvv (did you mean argv?)"),
-        ('argv = ["x"]\nzzz = 1', "there is no key zzz (known: name, argv, stdin, environment)"),
+        ('argv = ["x"]\nzzz = 1', "there is no key zzz (known: name, argv, stdin, environment, image, container)"),
         ('argv = "x"', "argv: input should be a valid list"),
     ):
         bad.write_text(text)

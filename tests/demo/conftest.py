@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -74,13 +75,15 @@ class Person:
 
 
 @pytest.fixture
-def person(tmp_path: Path) -> Iterator[Person]:
-    home, temporary = tmp_path / "somebody", tmp_path / "tmp"
-    home.mkdir()
-    temporary.mkdir()
-    somebody = Person(home, temporary)
-    yield somebody
-    deadline = time.monotonic() + 10
-    while somebody.left_running() and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert somebody.left_running() == []
+def person() -> Iterator[Person]:
+    """In a folder with a short path: sockets go into the temporary one when the home's path is too long for them."""
+    with tempfile.TemporaryDirectory(prefix="gt-", ignore_cleanup_errors=True) as folder:
+        home, temporary = Path(folder) / "somebody", Path(folder) / "tmp"
+        home.mkdir()
+        temporary.mkdir()
+        somebody = Person(home, temporary)
+        yield somebody
+        deadline = time.monotonic() + 10
+        while somebody.left_running() and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert somebody.left_running() == []
