@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import pairwise
 from pathlib import Path
 from typing import Self
 from uuid import UUID
@@ -216,15 +217,21 @@ class Outcome:
         figures = f"{took:.1f} s  {len(self.attempts)} attempts  {size.kills} killed  none lost, each merged once"
         of = f"to its agents alone, {alone:.1f} s:"
         row(f"fleet  {size.beads} beads, {WORKERS} workers, {AT_ONCE} at a time", figures, ratio=took / alone, of=of)
-        again = [self._again_s(attempt, at) for attempt, at in self.kills.at.items()]
+        waits = {attempt: self._again_s(attempt, at) for attempt, at in self.kills.at.items()}
+        again = [wait for attempt, wait in waits.items() if self.by_id[attempt].epoch == 1]
+        late = [f"{wait:.1f} s" for attempt, wait in waits.items() if self.by_id[attempt].epoch > 1]
+        if late:  # policy backoff_s
+            print(f"  killed again at a later attempt, which waits out a backoff: {', '.join(late)}")
         if again:
             figures = f"median {statistics.median(again):.2f} s  max {max(again):.2f} s"
             of = f"max to {LOOK_S:.0f} s:"
-            row("fleet  from kill to the next attempt queued", figures, ratio=max(again) / LOOK_S, of=of)
+            row("fleet  from a first kill to the next attempt queued", figures, ratio=max(again) / LOOK_S, of=of)
         self._report_merges()
 
     def _report_merges(self) -> None:
         merged = sorted(_given(each.merged_at) for each in self.requests.values())
+        gap = max((later - sooner).total_seconds() for sooner, later in pairwise(merged))
+        print(f"  the longest time without a merge, after the first: {gap:.1f} s")
         rate = 60 * (len(merged) - 1) / (merged[-1] - merged[0]).total_seconds()
         waits = [_seconds(each.ended_at, self.requests[bead].merged_at) for bead, each in self.done.items()]
         runs = [_seconds(each.queued_at, each.ended_at) for each in self.done.values()]
