@@ -1,6 +1,8 @@
 """Connections, transactions and the one clock. Every wait on Postgres has a deadline."""
 
 import os
+import random
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -28,6 +30,7 @@ TIMEOUTS = "-c statement_timeout=5s -c lock_timeout=2s -c idle_in_transaction_se
 IN_UTC = "-c timezone=UTC"  # what is read has one zone, wherever the server is: days of the log, times in reasons
 TIMED_OUT = {"55P03", "57014"}  # a lock, a statement
 TRY_AGAIN = {"40001", "40P01"}  # serialization failure, deadlock: the same again can work
+PAUSE_S = (0.02, 0.1)  # before it: one that comes back at once can take the row before who waits for it has woken up
 CALLERS_FAULTS = (IntegrityError, DataError, ProgrammingError, NotSupportedError)
 EARLIEST = datetime(2, 1, 1, tzinfo=UTC)  # a year from what Python can say, so that it can be calculated with
 LATEST = datetime(9999, 1, 1, tzinfo=UTC)
@@ -133,6 +136,7 @@ def in_transaction(work: Callable[[Session], T]) -> T:
     except DatabaseUnavailable as error:
         if _sqlstate(error.__cause__) not in TRY_AGAIN:
             raise
+    time.sleep(random.uniform(*PAUSE_S))
     with transaction() as session:
         return work(session)
 

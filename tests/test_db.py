@@ -21,18 +21,25 @@ from tests.races import committed, together
 def test_a_deadlock_is_tried_once_more(database: str) -> None:
     beads = [committed(a_bead).id for _ in range(2)]
     both_have_one = threading.Barrier(2)
+    one_is_through = threading.Event()
     tries: list[str] = []
 
     def lock(first: str, second: str) -> str:
         def work(session: Session) -> str:
             tries.append(first)
+            if len(tries) > 2:
+                assert one_is_through.wait(timeout=30)
+            session.execute(text("SET LOCAL lock_timeout = '30s'"))  # busy machine: only a deadlock is to end it
+            session.execute(text("SET LOCAL statement_timeout = '30s'"))
             lock_bead(session, first)
             if len(tries) <= 2:
                 both_have_one.wait(timeout=10)
             lock_bead(session, second)
             return "done"
 
-        return in_transaction(work)
+        result = in_transaction(work)
+        one_is_through.set()
+        return result
 
     assert together(lambda: lock(*beads), lambda: lock(*reversed(beads))) == ["done", "done"]
     assert len(tries) == 3
