@@ -1,11 +1,12 @@
 """python -m tests.docker up | images | down: an engine and base images; the project's too; end what `up` started.
 
-`up` prints one line and ends with 1 when there is none. `.ci/run` turns its 0 into TESTS_NEED_DOCKER=1.
+`up` prints one line and ends with 1 when there is no engine. `.ci/run` turns its 0 into TESTS_NEED_DOCKER=1. It also
+looks for compose, and fetches it if it can: without one, only the tests of docker-compose.yml skip.
 """
 
 import sys
 
-from tests.docker import engine, images
+from tests.docker import compose, engine, images
 
 UP_WITHIN_S = 240
 
@@ -19,8 +20,15 @@ def up() -> int:
         engine.end()
         sys.stdout.write(f"docker: none, because {error}: tests marked docker skip\n")
         return 1
-    sys.stdout.write(f"docker: {found}\n")
+    sys.stdout.write(f"docker: {found}, {_compose()}\n")
     return 0
+
+
+def _compose() -> str:
+    try:
+        return str(compose.ensure())
+    except compose.NoCompose as error:
+        return f"no compose, because {error}: its tests skip"
 
 
 def make_images() -> int:

@@ -54,13 +54,14 @@ def environment() -> dict[str, str]:
     }
 
 
-def call(*command: str, timeout_s: float, more: dict[str, str] | None = None) -> str:
+def call(*command: str, timeout_s: float, more: dict[str, str] | None = None, folder: Path | None = None) -> str:
     """The output of a command. Raises NoEngine with the end of what it said, also when it took too long."""
     timeout_s = min([timeout_s, *(max(0.1, until - time.monotonic()) for until in _until)])
     try:
         done = subprocess.run(
             command,
             env=environment() | (more or {}),
+            cwd=folder,
             stdin=subprocess.DEVNULL,
             timeout=timeout_s,
             capture_output=True,
@@ -73,7 +74,8 @@ def call(*command: str, timeout_s: float, more: dict[str, str] | None = None) ->
         raise NoEngine(f"`{command[0]}` cannot be run: {error.strerror}") from None
     if done.returncode:
         words = (done.stderr.strip() or done.stdout.strip() or f"exit code {done.returncode}").splitlines()
-        raise NoEngine(f"`{' '.join(command[:3])}` failed: {' | '.join(words[-4:])}")
+        last = [line for line in words if line.strip()][-4:]
+        raise NoEngine(f"`{' '.join(command[:3])}` failed: {' | '.join(last)}")
     return done.stdout
 
 

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.docker.engine import NoEngine, call, environment
+from tests.docker import compose
+from tests.docker.engine import environment
 from tests.docker.litter import Session, docker
+from tests.docker.plugin import NEEDED
 
 ROOT = Path(__file__).parent.parent.parent
 UP_TIMEOUT_S = 420
@@ -25,23 +27,17 @@ exec git daemon --enable=receive-pack --export-all --base-path=/tmp --reuseaddr
 """
 
 
-def why_no_compose() -> str | None:
-    try:
-        call("docker", "compose", "version", timeout_s=30)
-    except NoEngine as error:
-        return str(error)
-    return None
-
-
 class Fleet:
-    def __init__(self, project: str, folder: Path, images: dict[str, str]) -> None:
-        self.project, self.folder, self.home = project, folder, folder / "home"
+    """The project, with a folder of its own for its secrets and for the home of its workers."""
+
+    def __init__(self, command: tuple[str, ...], project: str, folder: Path, images: dict[str, str]) -> None:
+        self.command, self.project, self.folder, self.home = command, project, folder, folder / "home"
         self.environment = environment() | images | {"GASTOWN_HOME": str(self.home)}
 
     def compose(self, *arguments: str, timeout_s: float = COMMAND_TIMEOUT_S) -> str:
         """Fails the test with what compose said."""
         files = ("--project-directory", str(self.folder), "--file", str(ROOT / "docker-compose.yml"))
-        command = ("docker", "compose", "--project-name", self.project, *files, *arguments)
+        command = (*self.command, "--project-name", self.project, *files, *arguments)
         done = subprocess.run(
             command, env=self.environment, timeout=timeout_s, capture_output=True, text=True, check=False
         )
@@ -52,12 +48,22 @@ class Fleet:
         return self.compose("exec", "-T", "worker", "gastown", *arguments)
 
 
+@pytest.fixture(scope="module")
+def compose_command() -> tuple[str, ...]:
+    """Skips without compose; but one that `python -m tests.docker up` has fetched has to work."""
+    try:
+        return compose.ensure().command
+    except compose.NoCompose as error:
+        if os.environ.get(NEEDED) and compose.kept().exists():
+            pytest.fail(f"{NEEDED} is set, and compose does not run: {error}", pytrace=False)
+        pytest.skip(f"no docker compose: {error}")
+
+
 @pytest.fixture
-def fleet(tmp_path: Path, litter: Session, control_image: str, agent_image: str) -> Iterator[Fleet]:
+def fleet(
+    compose_command: tuple[str, ...], tmp_path: Path, litter: Session, control_image: str, agent_image: str
+) -> Iterator[Fleet]:
     """Up, and gone at the end with all that it made."""
-    missing = why_no_compose()
-    if missing is not None:
-        pytest.skip(f"no docker compose: {missing}")
     project = litter.name("compose")
     images = {
         "GASTOWN_IMAGE": control_image,
@@ -73,7 +79,7 @@ def fleet(tmp_path: Path, litter: Session, control_image: str, agent_image: str)
     for name in ("database_password", "broker_password", "grafana_password", "git_token"):
         (secrets / name).write_text(f"{name}-/@:%")
     (secrets / "flower_login").write_text("admin:secret")
-    made = Fleet(project, tmp_path, images)
+    made = Fleet(compose_command, project, tmp_path, images)
     try:
         made.compose("up", "--detach", "--wait", "--scale", "worker=2", timeout_s=UP_TIMEOUT_S)
         yield made
