@@ -28,6 +28,7 @@ from sqlalchemy.orm import Session
 from bench.fleet_kills import Kills, Watched
 from bench.fleet_services import Services, engine_socket
 from bench.report import row
+from gastown.beat_schedule import EVERYWHERE
 from gastown.commands import towns, work
 from gastown.db import in_transaction, transaction
 from gastown.models import Bead, Dispatch, Event, MergeRequest
@@ -144,7 +145,7 @@ def _until_cleared(services: Services) -> float:
         nonlocal asked
         if time.monotonic() - asked > HOUSEKEEPING_S:  # beat asks each hour
             asked = time.monotonic()
-            send("gastown.housekeeping", queue="upkeep", expires_s=HOUSEKEEPING_S)
+            send("gastown.housekeeping", EVERYWHERE, queue="upkeep", expires_s=HOUSEKEEPING_S)
         return not services.containers() and not list((services.home / "beads").iterdir())
 
     until("attempts have left no container and no folder", cleared, CLEAR_WITHIN_S)

@@ -15,4 +15,5 @@ BEAT_SCHEDULE = {
     "sweep": every(60, "gastown.inspect_containers", EVERYWHERE),
     "resync": every(300, "gastown.resync", queue="upkeep"),
     "housekeeping": every(3600, "gastown.housekeeping", queue="upkeep"),
+    "tidying": every(3600, "gastown.housekeeping", EVERYWHERE, queue="upkeep"),
 }

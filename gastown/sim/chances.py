@@ -16,7 +16,7 @@ Chance = tuple[float, str]
 
 # what is worth a step: most of a history would be upkeep otherwise
 ACTORS = {"tick": 3.0, "inspect": 1.5, "resync": 1.5}
-BEATS = {"reconcile": 0.5, "inspect": 0.15, "sweep": 0.3, "resync": 0.03, "housekeeping": 0.0}
+BEATS = {"reconcile": 0.5, "inspect": 0.15, "sweep": 0.3, "resync": 0.03, "housekeeping": 0.0, "tidying": 0.0}
 SWEEP = (" *", " True")
 MESSAGES = {"tick": 1.2, "inspect": 0.5, "resync": 0.3}
 STATEMENTS = (1, 2, 3, 4, 5, 6, 8, 10, 13, 17, 22)

@@ -15,7 +15,7 @@ import structlog
 from celery.signals import celeryd_after_setup, worker_ready, worker_shutdown, worker_shutting_down
 
 from gastown import migrations, presets
-from gastown.celery_app import app, node_queue, watch_queue
+from gastown.celery_app import NODE_MESSAGE_TTL_S, app, node_queue, watch_queue
 from gastown.commands import membership, nodes
 from gastown.commands.membership import Place
 from gastown.containers import layered
@@ -262,3 +262,4 @@ def rejoin(worker: str, node: str | None) -> None:
     poke()
     if node is not None:  # beat asks after an hour for the first time, and a laptop may never be up that long
         send("gastown.housekeeping", queue="upkeep", expires_s=NODE_BEAT_S)
+        send("gastown.housekeeping", node, queue=watch_queue(node), expires_s=NODE_MESSAGE_TTL_S)

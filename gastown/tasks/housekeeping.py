@@ -1,4 +1,4 @@
-"""Periodic upkeep of the database, and of what a node keeps on its disk."""
+"""Periodic upkeep of the database, and of what each node keeps on its disk."""
 
 import shutil
 import time
@@ -12,11 +12,13 @@ from celery.signals import worker_process_init
 from sqlalchemy.orm import Session
 
 from gastown import db
-from gastown.celery_app import app
+from gastown.beat_schedule import EVERYWHERE
+from gastown.celery_app import NODE_MESSAGE_TTL_S, app, watch_queue
 from gastown.db import in_transaction, transaction
 from gastown.errors import GastownError
 from gastown.settings import get_settings
 from gastown.store import reads, upkeep
+from gastown.tasks.base import send
 from gastown.tasks.queues import drop_silent_queues
 from gastown.tasks.repositories import tidy_repositories
 
@@ -26,17 +28,34 @@ MAX_BATCHES = 300
 
 
 @app.task(name="gastown.housekeeping", max_retries=0, soft_time_limit=120, time_limit=150)
-def housekeeping() -> None:
-    """Make the next days' partitions, drop what is older than its retention, retire agents, tidy this node.
+def housekeeping(node: str | None = None) -> None:
+    """Keep the rows: make the next days' partitions, drop what is older than its retention, retire agents.
 
-    Each step is on its own: a lock that is held, or a table that is slow, must not keep the disk from being tidied.
+    "*": have each node that is there tidy its own disk. A name: tidy this node's, if that is its name.
     """
+    if node is None:
+        _keep_rows()
+    elif node == EVERYWHERE:
+        for each in in_transaction(reads.beating_nodes):
+            _step("ask_node", partial(ask_to_tidy, each))
+    elif node == get_settings().node:
+        _step("tidy", lambda: tidy(get_settings().home))
+        _step("repositories", lambda: tidy_repositories(get_settings().home, get_settings().archive_days))
+    else:
+        log.warning("housekeeping_not_ours", node=node, this_is=get_settings().node)
+
+
+def ask_to_tidy(node: str) -> None:
+    """Only workers of that node read it: nobody else sees its disk. Raises BrokerUnavailable."""
+    send("gastown.housekeeping", node, queue=watch_queue(node), expires_s=NODE_MESSAGE_TTL_S)
+
+
+def _keep_rows() -> None:
+    """Each step is on its own: a lock that is held, or a table that is slow, must not keep the others from theirs."""
     _step("make_partitions", lambda: in_transaction(upkeep.make_partitions))
     drop_old()
     _step("retire_agents", partial(_in_batches, upkeep.retire_agents))
     _step("queues", drop_silent_queues)
-    _step("tidy", lambda: tidy(get_settings().home))
-    _step("repositories", lambda: tidy_repositories(get_settings().home, get_settings().archive_days))
 
 
 def drop_old() -> None:

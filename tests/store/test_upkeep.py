@@ -8,16 +8,19 @@ import pytest
 from sqlalchemy import func, select, text
 from sqlalchemy.orm import Session
 
+from gastown.beat_schedule import EVERYWHERE
 from gastown.db import transaction
 from gastown.models import Agent, DecisionRow, Escalation, Event, LogChunk, RateLimit, Rig, Town
 from gastown.reconcile.policy import Policy
 from gastown.states import DispatchStatus
 from gastown.store import escalations, limits, upkeep
 from gastown.store.moves import record
-from gastown.tasks import housekeeping
-from tests.builders import a_bead, a_rig, a_town, an_agent, an_attempt
+from gastown.store.reads import BEATING_S
+from gastown.tasks import fleet, housekeeping
+from tests.builders import a_bead, a_node, a_rig, a_town, an_agent, an_attempt
 from tests.conftest import Clock
 from tests.races import committed
+from tests.ticks import take_messages
 from tests.views import NOON
 
 TODAY = NOON.date()
@@ -138,21 +141,46 @@ def test_many_rows_go_in_small_transactions(clock: Clock, monkeypatch: pytest.Mo
     assert days_kept() == []
 
 
-def test_a_step_that_fails_does_not_keep_the_others_from_theirs(
-    clock: Clock, own_home: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_step_that_fails_does_not_keep_the_others_from_theirs(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     """A dump holds a lock on a table for as long as it takes."""
     committed(upkeep.make_partitions)
     first, second = partitions()[:2]
-    left = own_home / "homes" / "gt-gone"
-    left.mkdir(parents=True)
     clock.advance((upkeep.LOG_DAYS + 2) * 86_400)
     with transaction() as session:
         session.execute(text(f"LOCK TABLE {first} IN ACCESS SHARE MODE"))
         housekeeping.housekeeping()
     assert first in partitions()
     assert second not in partitions()
+
+
+def test_each_node_that_is_there_tidies_its_own_disk(clock: Clock, own_home: Path) -> None:
+    """Nobody else sees it. What a node that is away would be sent does not pile up."""
+    left = own_home / "homes" / "gt-gone"
+    left.mkdir(parents=True)
+    with transaction() as session:
+        a_node(session, "away")
+    clock.advance(BEATING_S + 1)
+    with transaction() as session:
+        for name in ("local", "other"):
+            a_node(session, name)
+    housekeeping.housekeeping(EVERYWHERE)
+    assert [take_messages(f"watch.{name}") for name in ("away", "local", "other")] == [
+        [],
+        [("gastown.housekeeping", ["local"])],
+        [("gastown.housekeeping", ["other"])],
+    ]
+    housekeeping.housekeeping()
+    housekeeping.housekeeping("other")
+    assert left.exists()
+    housekeeping.housekeeping("local")
     assert not left.exists()
+
+
+def test_a_worker_that_is_back_tidies_at_once(clock: Clock) -> None:
+    """Beat asks after an hour for the first time, and a laptop may never be up that long."""
+    fleet.rejoin("worker@a", "n1")
+    assert ("gastown.housekeeping", ["n1"]) in take_messages("watch.n1")
+    assert ("gastown.housekeeping", []) in take_messages("upkeep")
 
 
 def test_an_agent_that_nobody_needs_is_retired_and_its_name_is_free(clock: Clock) -> None:
