@@ -56,7 +56,7 @@ def _by_attempt(listed: Iterable[Sequence[str]]) -> dict[Attempt, dict[str, str]
 def archive(mirror: Mirror, found: Found, is_past: Callable[[Attempt], bool]) -> int:
     """Bring the refs of past attempts under their archive ref; how many attempts. May be repeated. Raises GitError."""
     count = 0
-    for some in _some(found, is_past, _names_to_move):
+    for some in _some(found, is_past, names_to_move):
         new = {attempt: _tip(mirror, refs) for attempt, refs in some.items()}
         mirror.update_refs([f"update {archive_ref(*attempt)} {sha}" for attempt, sha in new.items()])
         there = find(mirror)
@@ -70,7 +70,7 @@ def archive(mirror: Mirror, found: Found, is_past: Callable[[Attempt], bool]) ->
 def archive_remote(mirror: Mirror, found: Found, is_past: Callable[[Attempt], bool]) -> int:
     """The same for what was pushed. Raises GitError when the remote does not answer; a refusal leaves what it has."""
     count = 0
-    for some in _some(found, is_past, _names_to_move):
+    for some in _some(found, is_past, names_to_move):
         _bring(mirror, some)
         new = {attempt: _tip(mirror, refs) for attempt, refs in some.items()}
         refspecs, leases = [], []
@@ -113,7 +113,7 @@ def _some(
         yield some
 
 
-def _names_to_move(refs: Mapping[str, str]) -> dict[str, str]:
+def names_to_move(refs: Mapping[str, str]) -> dict[str, str]:
     """Those that are to be one, the leading one first; none when they are one already."""
     mine = {ref: sha for kind in _MOVED for ref, sha in refs.items() if ref.startswith(f"{kind}/")}
     return {} if all(ref.startswith("refs/gastown/archive/") for ref in mine) else mine

@@ -17,6 +17,7 @@ KEEP_DAYS = 30.0
 PRUNE_EVERY_DAYS = 7.0
 DAY_S = 86_400
 TIMEOUT_S = 90.0
+LATE = "gastown-late"
 
 
 def tend(mirror: Mirror) -> list[str]:
@@ -46,6 +47,31 @@ def repack(mirror: Mirror) -> None:
 def note_dropped(mirror: Mirror) -> None:
     """Refs were dropped, so there may be something to prune one day."""
     (mirror.path / "gastown-dropped").touch()
+
+
+def note_late(mirror: Mirror, bead_id: str) -> None:
+    """Work of this bead was seen here only when its time was over, as when the node was away. It is kept from now on
+    for as long as any other. Nothing, when that is known already."""
+    mark = mirror.path / LATE / bead_id
+    mark.parent.mkdir(exist_ok=True)
+    if not mark.exists():
+        mark.touch()
+
+
+def is_late(mirror: Mirror, bead_id: str, keep_days: float) -> bool:
+    """Whether what was seen late is kept still."""
+    try:
+        seen_at = (mirror.path / LATE / bead_id).stat().st_mtime
+    except FileNotFoundError:
+        return False
+    return time.time() - seen_at < keep_days * DAY_S
+
+
+def forget_late(mirror: Mirror, keep_days: float) -> None:
+    """Of what was dropped by now."""
+    for mark in (mirror.path / LATE).glob("*"):
+        if not is_late(mirror, mark.name, keep_days):
+            mark.unlink(missing_ok=True)
 
 
 def is_due(mirror: Mirror, home: Path) -> bool:

@@ -3,8 +3,8 @@
 Causes begin with what they are about: `failed:BEAD`, `merge_failed:BEAD`, `rework:BEAD` (its rework left nothing),
 `auth:BEAD`, `budget:BEAD`, `stalled:BEAD`, `rule:BEAD` (a rule raised), `blocker:BEAD` (the one that failed),
 `approval:BEAD` (a person has to merge its branch), `member:BEAD` (a landing whose convoy has a member that failed),
-`asked:DISPATCH:DIGEST` (an agent asks), `infra:CODE`, `breaker`, `policy:town`, `policy:rig:ID`, `invariant:NAME`,
-`tick` (whole ticks fail).
+`home:BEAD:NODE` (work there that cannot be saved), `asked:DISPATCH:DIGEST` (an agent asks), `infra:CODE`, `breaker`,
+`policy:town`, `policy:rig:ID`, `invariant:NAME`, `tick` (whole ticks fail).
 """
 
 import hashlib
@@ -27,6 +27,7 @@ from gastown.store.moves import record
 FAILED, ASKED, BLOCKER, RULE, POLICY = "failed:", "asked:", "blocker:", "rule:", "policy:"
 MERGE_FAILED, REWORK = "merge_failed:", "rework:"
 APPROVAL = "approval:"
+HOME = "home:"  # of a bead, on a node
 MEMBER = "member:"  # of a landing bead: it does not go on, since a member of its convoy failed
 TICK = "tick"
 HELD = ("auth:", "budget:")  # of a bead that was held because of it
@@ -78,6 +79,15 @@ def raise_once(
     more = {"cause": cause} | data
     record(session, town_id, "escalation", message, actor=actor, bead_id=bead_id, dispatch_id=dispatch_id, **more)
     return True
+
+
+def raise_of_home(session: Session, bead_id: str, node: str, message: str) -> bool:
+    """Once and for all: whoever settled it has seen it. False: somebody was told."""
+    cause = f"{HOME}{bead_id}:{node}"
+    bead = session.get(Bead, bead_id)
+    if bead is None or session.scalar(select(Escalation.id).where(Escalation.cause == cause).limit(1)) is not None:
+        return False
+    return raise_once(session, bead.town_id, cause, message, bead_id=bead_id, actor="housekeeping")
 
 
 def asked_cause(dispatch_id: UUID, message: str) -> str:

@@ -1,6 +1,7 @@
 """Upkeep of the homes that attempts in containers had: their work goes to this node's mirror, and then they go.
 
-A home goes when its bead is over, no container of it is there, and all that it holds is in the mirror (G3).
+A home goes when its bead is over, no container of it is there, and all that it holds is in the mirror (G3). What cannot
+be brought there stays for as long as any work is kept, at least from when it was first seen; a person is told of it.
 """
 
 import shlex
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import structlog
 
-from gastown.agent import beadhomes
+from gastown.agent import beadhomes, upkeep
 from gastown.agent.beadhomes import Untrusted
 from gastown.agent.git import GitError
 from gastown.agent.mirror import Mirror
@@ -18,6 +19,8 @@ from gastown.commands import described
 from gastown.db import in_transaction
 from gastown.errors import GastownError
 from gastown.runtimes import CommandSpec, Runtime, registry
+from gastown.settings import get_settings
+from gastown.store import escalations
 from gastown.store.archive import Standing, description_of, rigs_of, rigs_of_beads, standings
 
 log = structlog.get_logger()
@@ -62,20 +65,22 @@ def _tidy(home: Path, mirror: Mirror, rig_id: int, bead_id: str, keep_days: floa
     standing = _standing(rig_id, bead_id, keep_days)
     if standing is None:
         return
-    expired = standing.is_over and all(standing.is_expired(epoch) for epoch in (0, *standing.ended))
-    if not expired:
-        taken = beadhomes.take(mirror, bead_id)
-        if taken:
-            log.info("bead_home_taken", bead=bead_id, refs=taken)
+    if standing.is_over and standing.is_expired(0):
+        upkeep.note_late(mirror, bead_id)
+    late = upkeep.is_late(mirror, bead_id, keep_days)
+    expired = not late and standing.is_over and all(standing.is_expired(epoch) for epoch in (0, *standing.ended))
     runtime = registry.get("docker")
-    if not standing.is_over or standing.names.intersection(runtime.list_names()):
-        return
-    past = max(standing.ended, default=0) + 1  # the bead may be retried at any moment, and get an attempt
-    if not expired and leftovers(home / beadhomes.FOLDER / bead_id, bead_id, past):
-        _salvage(runtime, home, mirror, bead_id, past)
-        beadhomes.take(mirror, bead_id)
-    if not expired and (why := beadhomes.holds_more(mirror, bead_id)):
+    gone = standing.is_over and not standing.names.intersection(runtime.list_names())
+    try:
+        past = max(standing.ended, default=0) + 1  # the bead may be retried at any moment, and get an attempt
+        why = _bring(home, mirror, bead_id, past, runtime if gone else None)
+    except (GitError, OSError, Untrusted, GastownError) as error:
+        why = str(error)
+    if why:
         log.warning("bead_home_stays", bead=bead_id, reason=why)
+        if late:
+            _tell(home, bead_id, why, keep_days)
+    if not gone or (why and not expired):
         return
 
     def may_go() -> bool:
@@ -84,6 +89,27 @@ def _tidy(home: Path, mirror: Mirror, rig_id: int, bead_id: str, keep_days: floa
 
     if beadhomes.remove(home, bead_id, may_go):
         log.info("bead_home_removed", bead=bead_id)
+
+
+def _bring(home: Path, mirror: Mirror, bead_id: str, past: int, runtime: Runtime | None) -> str:
+    """Its work, into the mirror; with a runtime, also what nobody saved. Why the home must stay then; empty: it need
+    not. Raises GitError, OSError, Untrusted and GastownError: it must, and the rest is not there yet."""
+    taken = beadhomes.take(mirror, bead_id)
+    if runtime is not None and leftovers(home / beadhomes.FOLDER / bead_id, bead_id, past):
+        _salvage(runtime, home, mirror, bead_id, past)
+        taken += beadhomes.take(mirror, bead_id)
+    if taken:
+        log.info("bead_home_taken", bead=bead_id, refs=taken)
+    return "" if runtime is None else beadhomes.holds_more(mirror, bead_id)
+
+
+def _tell(home: Path, bead_id: str, why: str, keep_days: float) -> None:
+    own, node = home / beadhomes.FOLDER / bead_id, get_settings().node
+    words = (
+        f"work of {bead_id} on node {node} cannot be saved: {why}. {own} stays there for {keep_days:g} days from when "
+        "that was seen, and then goes: copy from it what you need"
+    )
+    in_transaction(lambda session: escalations.raise_of_home(session, bead_id, node, words))
 
 
 def _salvage(runtime: Runtime, home: Path, mirror: Mirror, bead_id: str, epoch: int) -> None:

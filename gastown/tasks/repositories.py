@@ -77,16 +77,24 @@ def _note(bead_id: str, words: str) -> None:
 def _archive(keep_days: float, rig_id: int, mirror: Mirror) -> None:
     """Here first. What the remote has comes after, since it may not answer."""
     found = archive.find(mirror)
-    is_past, is_expired = _standing(rig_id, found, keep_days)
+    is_past, is_over = _standing(rig_id, found, keep_days)
+    for attempt, refs in found.items():
+        if is_over(attempt) and archive.names_to_move(refs):
+            upkeep.note_late(mirror, attempt.bead_id)  # never archived here, so nobody can have seen it
+
+    def is_expired(attempt: Attempt) -> bool:
+        return is_over(attempt) and not upkeep.is_late(mirror, attempt.bead_id, keep_days)
+
     dropped = archive.drop(mirror, found, is_expired)
     if dropped:
         upkeep.note_dropped(mirror)
+    upkeep.forget_late(mirror, keep_days)
     kept = {attempt: refs for attempt, refs in found.items() if not is_expired(attempt)}
     moved = archive.archive(mirror, kept, is_past)
     pushed = archive.find_remote(mirror)
-    is_past, is_expired = _standing(rig_id, pushed, keep_days)
-    archive.drop_remote(mirror, pushed, is_expired)
-    kept = {attempt: refs for attempt, refs in pushed.items() if not is_expired(attempt)}
+    is_past, is_over = _standing(rig_id, pushed, keep_days)
+    archive.drop_remote(mirror, pushed, is_over)
+    kept = {attempt: refs for attempt, refs in pushed.items() if not is_over(attempt)}
     moved_there = archive.archive_remote(mirror, kept, is_past)
     if dropped or moved or moved_there:
         log.info("attempts_archived", rig=rig_id, archived=moved, on_remote=moved_there, dropped=dropped)

@@ -301,6 +301,21 @@ def test_the_worktree_of_a_canceled_bead_whose_supervisor_was_killed_goes_when_i
     assert git("show", f"{name}:unsaved", cwd=rig_mirror.path) == "hours of work"
 
 
+def test_a_worktree_of_a_node_that_was_away_for_longer_than_work_is_kept(rig_mirror: Mirror, clock: Clock) -> None:
+    home, target = rig_mirror.path.parents[1], rig_mirror.target("main") or ""
+    with transaction() as session:
+        bead = an_attempt(session, DispatchStatus.FAILED).bead_id
+    work = Workspace(home, rig_mirror, bead, 1, PERSON, lambda _: None)
+    work.make("main", target, target)
+    (work.path / "unsaved").write_text("hours of work\n")
+    close(bead, clock)
+    clock.advance(31 * DAY_S)
+    for _ in range(2):
+        tidy(rig_mirror)
+        assert not work.path.exists()
+        assert git("show", f"refs/gastown/archive/{bead}/1:unsaved", cwd=rig_mirror.path) == "hours of work"
+
+
 def test_a_worktree_that_cannot_be_saved_stays(rig_mirror: Mirror, clock: Clock) -> None:
     home, target = rig_mirror.path.parents[1], rig_mirror.target("main") or ""
     with transaction() as session:

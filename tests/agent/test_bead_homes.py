@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from gastown.agent import beadhomes, salvaging
+from gastown.agent import beadhomes, salvaging, upkeep
 from gastown.agent.beadhomes import Untrusted
 from gastown.agent.git import GitError, succeeds
 from gastown.agent.mirror import Mirror
@@ -18,7 +18,9 @@ from gastown.models import Bead, Rig
 from gastown.refinery.remote import has_commit
 from gastown.runtimes import CommandResult, CommandSpec, registry
 from gastown.states import BeadStatus, DispatchStatus, Resolution
+from gastown.store import escalations
 from gastown.tasks import bead_homes
+from gastown.tasks.repositories import tidy_repositories
 from tests.agent.containers import Foreground, home_of, run_here
 from tests.agent.town import Attempt, Town, git
 from tests.builders import an_attempt
@@ -327,8 +329,47 @@ def test_what_cannot_be_taken_stays_for_as_long_as_work_is_kept(
     tidy(town)
     assert home.is_dir()
     clock.advance(30 * DAY_S)
+    for _ in range(2):
+        tidy(town)
+        assert home.is_dir(), "a person is told first"
+    with transaction() as session:
+        [told] = escalations.list_inbox(session, session.get_one(Bead, bead).town_id)
+        assert f"work of {bead} on node local cannot be saved: {aside}" in told.message
+        escalations.settle_by_hand(session, session.get_one(Bead, bead).town_id, told.id)
+    os.utime(mirror.path / upkeep.LATE / bead, (0, 0))
     tidy(town)
     assert not home.exists()
+    with transaction() as session:
+        assert escalations.list_inbox(session, session.get_one(Bead, bead).town_id) == []
+
+
+@pytest.mark.parametrize("saved", [True, False], ids=["committed", "in its worktree"])
+def test_work_of_a_node_that_was_away_for_longer_than_work_is_kept(
+    town: Town, over: tuple[str, str, Mirror], clock: Clock, containers: Containers, saved: bool
+) -> None:
+    """Nobody has seen it yet: it is kept for as long as any work, from now on."""
+    bead, _, mirror = over
+    rig_id = int(mirror.path.stem)
+    if saved:
+        attempt = failing(town, "echo hours > work.txt", bead=bead, rig_id=rig_id)
+    else:
+        attempt = town.sling("echo hours > work.txt; echo up; sleep 300", bead=bead, rig_id=rig_id)
+        with Foreground(town, attempt) as supervisor:
+            town.wait_output(attempt, b"up")
+            supervisor.process.kill()
+    home = home_of(town, attempt)
+    for name in refs(town.repository):
+        git("update-ref", "-d", name, cwd=town.repository)  # its time is over, and other nodes are there
+    end(bead, clock)
+    clock.advance(31 * DAY_S)
+    for _ in range(2):
+        tidy_repositories(town.home, 30)
+        assert not home.exists()
+        assert git("show", f"refs/gastown/archive/{bead}/1:work.txt", cwd=mirror.path) == "hours"
+    os.utime(mirror.path / upkeep.LATE / bead, (0, 0))
+    tidy_repositories(town.home, 30)
+    assert refs(mirror.path) == {}
+    assert list((mirror.path / upkeep.LATE).iterdir()) == []
 
 
 def test_the_next_container_finds_a_mirror_to_borrow_from(
