@@ -11,6 +11,7 @@ from typing import Any
 from sqlalchemy import func, select, text, update
 from sqlalchemy.orm import Session
 
+from gastown.agent.protocol import COST_USD
 from gastown.models import IS_LIVE, Dispatch, Town
 from gastown.reconcile import town
 from gastown.reconcile.placement import Room
@@ -46,7 +47,7 @@ _TOWN = text(f"""
         FROM towns WHERE towns.id = :town_id
     ), live AS MATERIALIZED (
         SELECT rig_id, count(*) AS used, count(*) FILTER (WHERE status <> 'running') AS starting,
-            sum(greatest(cost_usd, cap_usd)) AS reserved_usd
+            sum(greatest(CASE WHEN cost_usd BETWEEN 0 AND {COST_USD} THEN cost_usd END, cap_usd)) AS reserved_usd
         FROM dispatches WHERE town_id = :town_id AND {IS_LIVE} GROUP BY rig_id
     )
     SELECT town.*, rigs.id AS rig_id, rigs.name AS rig_name, rigs.agent AS preset, rigs.paused_at AS rig_paused_at,
@@ -187,9 +188,13 @@ def _nodes(session: Session, now: datetime, policy: Policy) -> tuple[NodeView, .
 
 
 def _spent(session: Session, town_id: int, now: datetime) -> tuple[float, datetime | None]:
-    """By attempts that ended within the budget's window, and the first of those ends."""
+    """By attempts that ended within the budget's window, and the first of those ends.
+
+    What a hand wrote into a row and is no cost, such as NaN, which Postgres takes for more than 0, is none.
+    """
     query = select(func.coalesce(func.sum(Dispatch.cost_usd), 0.0), func.min(Dispatch.ended_at))
     query = query.where(Dispatch.town_id == town_id, Dispatch.ended_at > now - SPEND_WINDOW, Dispatch.cost_usd > 0)
+    query = query.where(Dispatch.cost_usd <= COST_USD)
     spent, since = session.execute(query).one()
     return spent, since
 

@@ -1,5 +1,6 @@
 """A town's gates, from its rows: breakers that open and close, budgets, rests, and what a tick makes of them."""
 
+import math
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -255,6 +256,12 @@ def test_a_budget_is_spent_by_what_ended_and_reserved_by_what_lives(town: Town, 
         a_rig(session, name="cheap", policy={"attempt_cap_usd": 0.5})
     view = view_now(town)
     assert (view.spent_usd, view.spent_since, view.reserved_usd) == (1.5, after(-86_399), 5)
+    with transaction() as session:  # by a hand: no report of an agent comes that far
+        for cost in (math.nan, math.inf):
+            an_attempt(session, LOST, cost_usd=cost, ended_at=clock.now)
+            an_attempt(session, RUNNING, cost_usd=cost)
+    view = view_now(town)
+    assert (view.spent_usd, view.reserved_usd) == (1.5, 5)
     room = room_now(town)
     assert room.budget_usd == 3.5
     assert sorted(room.caps_usd.values()) == [0.5, 2]
