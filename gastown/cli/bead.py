@@ -186,12 +186,20 @@ def block_bead(bead_id: BeadId, by: By) -> None:
 
 @bead.command("unblock")
 def unblock_bead(bead_id: BeadId, by: By) -> None:
-    """Have a bead wait for others no more."""
+    """Have a bead wait for others no more, nor for the landing of their convoy."""
     from gastown.cli import screen
     from gastown.commands import edges
 
-    _change_edges(bead_id, by, edges.unblock)
-    screen.say(f"{bead_id} waits no more for {', '.join(by)}\nnext: gastown why {bead_id}")
+    landings: set[str] = set()
+
+    def unblock(session: "Session", town_id: int, bead_id: str, blocker_id: str) -> None:
+        if blocker_id not in landings:
+            landings.update(edges.unblock(session, town_id, bead_id, blocker_id))
+
+    _change_edges(bead_id, by, unblock)
+    more = sorted(landings - set(by))
+    landing = f", nor for {', '.join(more)}: only their convoy's landing" if more else ""
+    screen.say(f"{bead_id} waits no more for {', '.join(by)}{landing}\nnext: gastown why {bead_id}")
 
 
 def _change_edges(bead_id: str, by: list[str], change: "Callable[[Session, int, str, str], None]") -> None:

@@ -28,8 +28,11 @@ def block(session: Session, town_id: int, bead_id: str, blocker_id: str, *, acto
     record(session, town_id, "blocked", f"waits for {blocker_id}", actor=actor, bead_id=bead_id)
 
 
-def unblock(session: Session, town_id: int, bead_id: str, blocker_id: str, *, actor: str = "user") -> None:
-    """The bead waits for `blocker_id` no more. Raises NotFound, and Refused when it did not."""
+def unblock(session: Session, town_id: int, bead_id: str, blocker_id: str, *, actor: str = "user") -> list[str]:
+    """The bead waits for `blocker_id` no more, nor for the landing of its convoy, if for that reason alone. Which ones.
+
+    Raises NotFound, and Refused when it did not wait.
+    """
     _locked(session, town_id, bead_id, blocker_id)
     statement = (
         delete(BeadDependency)
@@ -42,8 +45,11 @@ def unblock(session: Session, town_id: int, bead_id: str, blocker_id: str, *, ac
     )
     if session.execute(statement.execution_options(synchronize_session=False)).first() is None:
         raise Refused(f"{bead_id} does not wait for {blocker_id}", hint=f"gastown bead show {bead_id}")
+    landings = beads.wait_for_landings_no_more(session, bead_id, blocker_id)
     wake(session, bead_id)
-    record(session, town_id, "unblocked", f"waits no more for {blocker_id}", actor=actor, bead_id=bead_id)
+    words = f"waits no more for {' and '.join([blocker_id, *landings])}"
+    record(session, town_id, "unblocked", words, actor=actor, bead_id=bead_id)
+    return landings
 
 
 def _locked(session: Session, town_id: int, bead_id: str, blocker_id: str) -> Bead:

@@ -136,6 +136,21 @@ def wait_for_landings(session: Session, bead_id: str, blocker_ids: Sequence[str]
     add_edges(session, [(bead_id, each) for each in session.scalars(query)])
 
 
+def wait_for_landings_no_more(session: Session, bead_id: str, blocker_id: str) -> list[str]:
+    """Undo `wait_for_landings` for a blocker that is none any more, where no other one calls for it. Which landings."""
+    statement = text("""
+        DELETE FROM bead_dependencies e USING beads l, beads m
+        WHERE e.bead_id = :bead_id AND e.kind = 'blocks' AND l.id = e.blocker_id AND l.purpose = :landing
+          AND m.id = :blocker_id AND m.purpose IS NULL AND m.convoy_id = l.convoy_id AND m.rig_id = l.rig_id
+          AND NOT EXISTS (
+            SELECT 1 FROM bead_dependencies o JOIN beads b ON b.id = o.blocker_id
+            WHERE o.bead_id = e.bead_id AND o.kind = 'blocks' AND b.purpose IS NULL
+              AND b.convoy_id = l.convoy_id AND b.rig_id = l.rig_id)
+        RETURNING e.blocker_id""")
+    given = {"bead_id": bead_id, "blocker_id": blocker_id, "landing": Purpose.LANDING}
+    return list(session.scalars(statement, given))
+
+
 def fail_bead(session: Session, bead: Bead, code: str, message: str) -> bool:
     """open or in_progress -> failed; its agent is unhooked, who waits for it is woken, a human is told."""
     sources = (BeadStatus.OPEN, BeadStatus.IN_PROGRESS)

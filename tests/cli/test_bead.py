@@ -4,11 +4,13 @@ import threading
 from datetime import timedelta
 
 import pytest
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from gastown.commands import convoys
 from gastown.db import gastown_now, transaction
 from gastown.models import Bead, BeadDependency, Dispatch, MergeRequest, Town
-from gastown.states import BeadStatus, DispatchStatus, HoldCode, Resolution, Verdict
+from gastown.states import BeadStatus, DispatchStatus, HoldCode, Purpose, Resolution, Verdict
 from gastown.store import advice
 from gastown.store.moves import record
 from tests.builders import HEAD, a_bead, a_node, a_rig, a_town, an_attempt, the_api_is_there
@@ -390,3 +392,13 @@ def test_block_and_unblock(gastown: Gastown) -> None:
     assert gastown("bead", "unblock", first, "--by", second).code == 0
     assert why(gastown, first)["reason"] == f"waits for {third}"
     assert gastown("bead", "unblock", first, "--by", second).code == 1
+    with transaction() as session:
+        convoys.create(session, a_town(session).id, "Two", bead_ids=[second, third])
+    assert gastown("bead", "block", first, "--by", second).code == 0
+    with transaction() as session:
+        landing = session.scalars(select(Bead.id).where(Bead.purpose == Purpose.LANDING)).one()
+    given = [each for blocker in sorted((second, third, landing)) for each in ("--by", blocker)]
+    assert gastown("bead", "unblock", first, *given).code == 0
+    assert gastown("bead", "block", first, "--by", second).code == 0
+    said = gastown("bead", "unblock", first, "--by", second)
+    assert f"{first} waits no more for {second}, nor for {landing}" in said.out

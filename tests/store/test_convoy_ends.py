@@ -161,6 +161,24 @@ def test_who_waits_for_a_member_from_outside_waits_for_the_landing(town_id: int,
     assert verdict_of(they.bead(outside)) == Verdict.DISPATCH
 
 
+def test_who_waits_for_no_member_any_more_does_not_wait_for_the_landing(town_id: int) -> None:
+    first, second, own = they.members(3)
+    convoy_id = they.make(town_id, [first, second])
+    [outside] = they.members(1)
+    [landing] = they.landings(convoy_id)
+    for blocker in (first, second, own):
+        ask(edges.block, town_id, outside, blocker)
+    assert ask(edges.unblock, town_id, outside, first) == []
+    tick()
+    assert landing.id in (they.bead(outside).verdict_reason or ""), "it waits for the other member's work"
+    assert ask(edges.unblock, town_id, outside, second) == [landing.id]
+    tick()
+    assert they.bead(outside).verdict_reason == f"waits for {own}"
+    assert ask(edges.unblock, town_id, outside, own) == []
+    tick()
+    assert verdict_of(they.bead(outside)) == Verdict.DISPATCH
+
+
 def test_what_goes_out_of_a_convoy_and_back_into_it_is_a_cycle(town_id: int) -> None:
     first, outside, last = they.members(3)
     ask(edges.block, town_id, outside, first)
