@@ -2,7 +2,7 @@
 of that name is not let in while the first one lives."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -70,6 +70,20 @@ def beat(session: Session, place: Place, worker: str | None = None, *, starts: b
         node.labels, node.images = list(place.labels), dict(place.images)
     session.flush()
     return Standing(node_id=node.id)
+
+
+def refuse(session: Session, place: Place, worker: str, why: str) -> Standing:
+    """A worker that can start nothing. Its node is made known if nobody knows it, as one that is silent: `gastown why`
+    and `gastown node list` say why, while it asks."""
+    node = _lock(session, place.name)
+    if node is not None:
+        node.removed_at = None
+    else:
+        silent = gastown_now() - silence() - timedelta(seconds=1)
+        row = _row(replace(place, identity=None)).values(heartbeat_at=silent)
+        session.execute(row.on_conflict_do_nothing(index_elements=["name"]))
+    note_refused(session, place.name, worker, why)
+    return Standing(refused=why)
 
 
 def leave(session: Session, name: str, worker: str) -> bool:

@@ -14,12 +14,17 @@ from gastown.settings import get_settings
 CONTAINERISED = "GASTOWN_CONTAINERISED"  # set in Gastown's own images: /.dockerenv is on some machines as well
 
 
-def _process() -> Runtime:
-    if os.environ.get(CONTAINERISED):
+def check(name: str) -> None:
+    """Raises StartMisconfigured where this worker could start nothing with that runtime, whatever it is given."""
+    if name == "process" and os.environ.get(CONTAINERISED):
         raise StartMisconfigured(
             "this worker is in a container itself, and with the runtime process its agents would be in there with it",
             hint="GASTOWN_RUNTIME=docker, and the engine's socket mounted: docs/containers.md",
         )
+
+
+def _process() -> Runtime:
+    check("process")
     return ProcessRuntime(get_settings().home)
 
 

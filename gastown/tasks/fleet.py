@@ -13,17 +13,18 @@ from typing import Any
 
 import structlog
 from celery.signals import celeryd_after_setup, worker_ready, worker_shutdown, worker_shutting_down
+from sqlalchemy.orm import Session
 
 from gastown import migrations, presets
 from gastown.celery_app import NODE_MESSAGE_TTL_S, app, node_queue, watch_queue
 from gastown.commands import membership, nodes
-from gastown.commands.membership import Place
+from gastown.commands.membership import Place, Standing
 from gastown.containers import layered
 from gastown.db import in_transaction
-from gastown.errors import DatabaseUnavailable, GastownError, RuntimeUnavailable, SchemaTooNew
+from gastown.errors import DatabaseUnavailable, GastownError, RuntimeUnavailable, SchemaTooNew, StartMisconfigured
 from gastown.reconcile.actions import InspectContainers
 from gastown.reconcile.fitting import ANY_PRESET, WITH_CONTAINERS
-from gastown.runtimes import identity
+from gastown.runtimes import identity, registry
 from gastown.settings import Settings, get_settings
 from gastown.store import attempts, merges, upkeep
 from gastown.store.workers import claimer
@@ -112,12 +113,19 @@ class Membership:
     def ask(self) -> bool:
         """Whether this worker is of its node at this moment. Raises GastownError when nobody can say."""
         place = this_place()
-        standing = in_transaction(lambda session: membership.beat(session, place, self.worker, starts=self.starts))
+        standing = in_transaction(lambda session: self._stand(session, place))
         if standing.refused != self.refused:
             self.refused = standing.refused
             log.warning("node_refused" if self.refused else "node_joined", node=self.node, reason=self.refused)
         self._trouble = ""
         return self.refused is None
+
+    def _stand(self, session: Session, place: Place) -> Standing:
+        try:
+            registry.check(place.runtime)
+        except StartMisconfigured as error:
+            return membership.refuse(session, place, self.worker, f"{error}; next: {error.hint}")
+        return membership.beat(session, place, self.worker, starts=self.starts)
 
     def _note(self, error: GastownError) -> None:
         """Once for each trouble: it is asked again every second."""

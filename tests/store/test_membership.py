@@ -4,16 +4,21 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import delete, select
+from structlog.testing import capture_logs
 
-from gastown.commands import membership
+from gastown.celery_app import node_queue, watch_queue
+from gastown.commands import membership, nodes
 from gastown.commands.membership import Place, Standing
 from gastown.db import in_transaction, transaction
 from gastown.models import Node, Town
-from gastown.states import DispatchStatus
-from gastown.store import attempts, fleet, members, reads, sightings
+from gastown.runtimes import registry
+from gastown.settings import get_settings
+from gastown.states import DispatchStatus, Verdict
+from gastown.store import attempts, explain, fleet, members, reads, sightings
 from gastown.tasks import queues
 from gastown.tasks.base import send
+from gastown.tasks.fleet import Membership
 from tests.builders import a_bead, a_node, a_rig, an_attempt, the_api_is_there
 from tests.conftest import Clock
 from tests.races import Thread, committed, wait_until_blocked
@@ -91,6 +96,35 @@ def test_one_that_is_refused_is_shown_while_it_asks(town: Town, clock: Clock) ->
     clock.advance(LEASE_S + 1)
     beat(place())
     assert shown() == ""
+
+
+def test_a_worker_that_can_start_nothing_is_refused_and_why_says_so(
+    town: Town, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its queues go unread: each start there would fail its bead."""
+    monkeypatch.setenv("GASTOWN_NODE", "n1")
+    get_settings.cache_clear()
+    monkeypatch.setenv(registry.CONTAINERISED, "1")
+    member = Membership("w@a", {node_queue("n1"), watch_queue("n1")})
+    bead = committed(a_bead)
+    with transaction() as session:
+        session.execute(delete(Node))  # the usual one of the tests
+    with capture_logs() as said:
+        assert [member.settle() for _ in range(3)] == [False] * 3
+    assert [each["event"] for each in said] == ["node_refused"]
+    for _ in range(2):
+        tick()
+        with transaction() as session:
+            [why] = explain.explain(session, town.id, [bead.id])
+            assert (why.verdict, live()) == (Verdict.NO_NODE, [])
+            assert "a worker is refused: w@a: this worker is in a container itself" in why.reason
+            assert "next: GASTOWN_RUNTIME=docker" in why.reason
+            nodes.remove(session, town.id, "n1")  # and it goes on asking
+        assert not member.settle()
+    monkeypatch.delenv(registry.CONTAINERISED)
+    assert member.settle()
+    tick()
+    assert [each.bead_id for each in live()] == [bead.id]
 
 
 def test_attempts_stay_with_the_machine_that_they_are_on(town: Town, clock: Clock) -> None:
