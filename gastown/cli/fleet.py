@@ -8,8 +8,6 @@ import typer
 from gastown.cli.options import AsJson
 
 if TYPE_CHECKING:
-    from sqlalchemy.orm import Session
-
     from gastown.store.fleet import NodeDetail, NodeRow
     from gastown.store.members import Member
 
@@ -125,15 +123,26 @@ def remove_node(name: NodeName) -> None:
     from gastown.errors import BrokerUnavailable
     from gastown.tasks.queues import drop_queues
 
-    def remove(session: "Session", town_id: int) -> None:
-        nodes.remove(session, town_id, name)
-
-    ask(remove)
+    runtime = ask(lambda session, town_id: nodes.remove(session, town_id, name))
     screen.say(f"{name} is no node any more; a worker of that name makes it one again")
+    if runtime == "docker":
+        screen.say(
+            f"containers of ended attempts may still be on its engine. A worker that comes back there removes them "
+            f"within a minute; if none will, type there: {_removal(name)}"
+        )
     try:
         drop_queues(name)
     except BrokerUnavailable as error:
         screen.say(f"what waits for it in the broker is still there, and goes by itself within a day: {error}")
+
+
+def _removal(name: str) -> str:
+    """The command that removes what ended on a node's engine, and nothing that runs."""
+    from gastown.runtimes.docker_making import ATTEMPT, NODE, ROLE
+
+    labels = {NODE: name.partition("~")[0], ROLE: ATTEMPT}  # of one that lost its name, what it was
+    wanted = [*(f"label={key}={value}" for key, value in labels.items()), "status=exited"]
+    return f"docker rm $(docker ps -aq {' '.join(f'--filter {each}' for each in wanted)})"
 
 
 @node.command()

@@ -38,8 +38,9 @@ def reopen(session: Session, town_id: int, name: str, *, actor: str = "user") ->
     return True
 
 
-def remove(session: Session, town_id: int, name: str, *, actor: str = "user") -> None:
-    """Nobody is shown the node any more. A worker that beats under its name makes it one again.
+def remove(session: Session, town_id: int, name: str, *, actor: str = "user") -> str:
+    """Nobody is shown the node any more. A worker that beats under its name makes it one again. The node's runtime:
+    what is left on its machine, only a worker there can clear away, or a person.
 
     Its row stays while attempts of before name it. Raises NotFound; Refused while it lives, or attempts on it do.
     """
@@ -51,11 +52,13 @@ def remove(session: Session, town_id: int, name: str, *, actor: str = "user") ->
     if live := count_live(session, name):
         hint = f"gastown node drain {name} --stop, or wait until their leases run out: gastown node show {name}"
         raise Refused(f"{live} attempts on {name} have not ended", hint=hint)
+    runtime = node.runtime
     if session.scalar(select(Dispatch.id).where(Dispatch.node_id == node.id).limit(1)) is None:
         session.delete(node)
     else:
         node.removed_at = now
     record(session, town_id, "node_removed", f"{name} is no node any more", actor=actor)
+    return runtime
 
 
 def stop_attempts(session: Session, name: str, *, actor: str = "user") -> int:

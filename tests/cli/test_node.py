@@ -97,6 +97,17 @@ def test_a_node_is_removed_with_what_waits_for_it(gastown: Gastown, used: bool) 
     assert [row["name"] for row in gastown("node", "list", "--json").json] == ["n1"]
 
 
+def test_what_is_left_on_the_engine_of_a_removed_node_is_said(gastown: Gastown) -> None:
+    """Nobody here can reach it."""
+    with transaction() as session:
+        a_town(session)
+        a_node(session, "n1", heartbeat_at=gastown_now() - GONE)
+        a_node(session, "n2", heartbeat_at=gastown_now() - GONE, runtime="docker")
+    assert "docker" not in gastown("node", "remove", "n1").out
+    filters = "--filter label=dev.gastown.node=n2 --filter label=dev.gastown.role=attempt --filter status=exited"
+    assert f"docker rm $(docker ps -aq {filters})" in " ".join(gastown("node", "remove", "n2").out.split())
+
+
 def test_a_rig_asks_for_labels(gastown: Gastown, repository: Path) -> None:
     said = gastown("rig", "add", str(repository), "--gate", "true", "--node-label", "gpu")
     assert said.code == 0
