@@ -1,6 +1,7 @@
 """What a tick takes: the town's lock, the due beads, and as many ready ones as there are free slots."""
 
 import json
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -84,8 +85,11 @@ def claim_ready(
     """Ready beads, locked, with the slot that each is offered. Never more than the town, rigs and nodes have free."""
     if not _is_in_want(session, town_id):
         return {}
-    _lock_nodes(session)
+    locked = _lock_nodes(session)
     room = load_room(session, town_id, now, policies)
+    room = replace(
+        room, nodes=tuple(node for node in room.nodes if node.node_id in locked)
+    )  # one may have joined since
     wanted = min(room.slots, limit)
     skipped: list[str] = []
     while wanted > 0 and room.open_rigs:
@@ -128,9 +132,9 @@ def _lock_ready(session: Session, bead_ids: list[str]) -> set[str]:
     return set(session.scalars(locked))
 
 
-def _lock_nodes(session: Session) -> None:
+def _lock_nodes(session: Session) -> set[int]:
     """Towns share nodes, so that a town's own lock does not keep another from counting the same free slot."""
-    session.execute(select(Node.id).order_by(Node.id).with_for_update(key_share=True))
+    return set(session.scalars(select(Node.id).order_by(Node.id).with_for_update(key_share=True)))
 
 
 def something_due(session: Session, town_id: int) -> bool:

@@ -283,6 +283,26 @@ def test_a_second_town_waits_for_the_first_to_commit_its_starts(town: Town) -> N
     assert len(live()) == 1
 
 
+def test_a_node_that_joins_while_nodes_are_locked_is_for_the_next_batch(
+    town: Town, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its row is not locked, so another town may count the same place (seed 167498839)."""
+    with transaction() as session:
+        a_node(session).draining_at = after(0)
+        a_bead(session, ready_at=after(0), wake_at=None)
+    load_room = claims.load_room
+
+    def joined_before(*given: Any) -> Any:
+        committed(lambda session: a_node(session, "new"))
+        return load_room(*given)
+
+    with transaction() as session:
+        monkeypatch.setattr(claims, "load_room", joined_before)
+        assert claims.claim_ready(session, town.id, after(0), 10) == {}
+    with transaction() as session:
+        assert len(claims.claim_ready(session, town.id, after(0), 10)) == 1
+
+
 def test_a_town_is_one_reconcilers_at_a_time(town: Town) -> None:
     bead = committed(a_bead)
     with transaction() as session:
