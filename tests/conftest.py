@@ -19,6 +19,8 @@ pytest.register_assert_rewrite("tests.checks", "tests.ticks", "tests.races")
 pytest_plugins = ["tests.tables", "tests.docker.plugin"]  # the second says what the marker `docker` means
 
 DEVELOPERS_OWN = ("GASTOWN_", "PG", "GIT_", "XDG_")
+# of the test process only; what it starts has the product's own. They end a test that hangs, and none on a busy machine
+PATIENT = "-c statement_timeout=60s -c lock_timeout=30s -c idle_in_transaction_session_timeout=60s"
 MEMORY_BYTES = 1024**3  # a session's Postgres takes up to 300 MB: its log, and 9 MB for each test that runs
 
 
@@ -113,11 +115,14 @@ class TestEngine:
         from gastown import db
 
         self.database = ""
+        self.patient = True
         self.engine = db.make_engine(url, pool_size=5, max_overflow=20)
         event.listen(self.engine, "do_connect", self._connect)
 
     def _connect(self, dialect: object, record: object, arguments: object, options: dict[str, object]) -> None:
         options["dbname"] = self.database
+        if self.patient:
+            options["options"] = f"{options['options']} {PATIENT}"
 
 
 @pytest.fixture(scope="session")
@@ -159,6 +164,15 @@ def database(
         db._engine_of.cache_clear()
         settings.get_settings.cache_clear()
         administer(postgres_url, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+def products_deadlines(database: str, test_engine: TestEngine) -> Iterator[None]:
+    """Connections wait as short as the product's do (DESIGN 3)."""
+    test_engine.patient = False
+    test_engine.engine.dispose()
+    yield
+    test_engine.patient = True
 
 
 class Clock:

@@ -31,7 +31,7 @@ class Thread(threading.Thread):
             self.error = error
 
     def value(self) -> Any:
-        self.join(timeout=30)
+        self.join(timeout=60)
         assert not self.is_alive(), "it still waits"
         if self.error is not None:
             raise self.error
@@ -55,7 +55,7 @@ def race(first: Work, second: Work) -> Any:
 
 def wait_until_blocked(*threads: Thread) -> None:
     """Until each of these waits for a lock, or is over."""
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while any(thread.is_alive() for thread in threads):
         with engine().connect() as connection:
             waiting = connection.scalar(WAITING) or 0
@@ -69,7 +69,7 @@ def together(*works: Callable[[], Any]) -> list[Any]:
     barrier = threading.Barrier(len(works))
 
     def after_the_others(work: Callable[[], Any]) -> Any:
-        barrier.wait(timeout=10)
+        barrier.wait(timeout=60)
         return work()
 
     threads = [Thread(lambda work=work: after_the_others(work)) for work in works]  # type: ignore[misc]

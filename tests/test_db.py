@@ -29,11 +29,9 @@ def test_a_deadlock_is_tried_once_more(database: str) -> None:
             tries.append(first)
             if len(tries) > 2:
                 assert one_is_through.wait(timeout=30)
-            session.execute(text("SET LOCAL lock_timeout = '30s'"))  # busy machine: only a deadlock is to end it
-            session.execute(text("SET LOCAL statement_timeout = '30s'"))
             lock_bead(session, first)
             if len(tries) <= 2:
-                both_have_one.wait(timeout=10)
+                both_have_one.wait(timeout=30)
             lock_bead(session, second)
             return "done"
 
@@ -107,6 +105,7 @@ def test_a_slow_statement_ends_and_is_temporary(database: str) -> None:
         committed(sleep)
 
 
+@pytest.mark.usefixtures("products_deadlines")
 def test_every_wait_has_a_deadline(database: str) -> None:
     with transaction() as session:
         limits = {

@@ -48,9 +48,9 @@ def test_the_beat_of_the_api_survives(database: str, hurried: None, monkeypatch:
     monkeypatch.setattr(services, "beat", failing_twice(services.beat, done))
     thread = threading.Thread(target=api._beat, args=(ended,))
     thread.start()
-    assert done.wait(10)
+    assert done.wait(60)
     ended.set()
-    thread.join(10)
+    thread.join(60)
 
 
 def test_the_beat_of_a_node_survives(database: str, hurried: None, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -59,7 +59,7 @@ def test_the_beat_of_a_node_survives(database: str, hurried: None, monkeypatch: 
     monkeypatch.setattr(fleet.membership, "beat", failing_twice(fleet.membership.beat, done))
     member = fleet.Membership("worker@n1", {node_queue("local")})
     member.begin(None)
-    assert done.wait(10)
+    assert done.wait(60)
     member.end()
     assert committed(lambda session: session.scalars(select(Node.name)).all()) == ["local"]
 
@@ -69,7 +69,7 @@ def test_a_lease_whose_beat_raises_is_lost(monkeypatch: pytest.MonkeyPatch) -> N
     order: Any = type("Order", (), {"id": 1, "merge_epoch": 1, "lease_s": 0.03})
     monkeypatch.setattr(Lease, "note", lambda self, step: 1 // 0)
     with Lease(order).held() as lease:
-        assert lease.lost.wait(10)
+        assert lease.lost.wait(60)
 
 
 def test_an_api_that_cannot_beat_is_not_ready(clock: Clock) -> None:

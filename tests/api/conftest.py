@@ -23,14 +23,14 @@ def serve(lifespan: str = "off") -> Iterator[str]:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
         thread.start()
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while not server.started:
             assert thread.is_alive(), "the server did not start"
             assert time.monotonic() < deadline, "the server does not start"
             time.sleep(0.005)
         yield f"http://127.0.0.1:{listener.getsockname()[1]}"
         server.should_exit = True
-        thread.join(timeout=10)
+        thread.join(timeout=60)
 
 
 @pytest.fixture(scope="module")
@@ -42,5 +42,7 @@ def address() -> Iterator[str]:
 
 @pytest.fixture
 def client(database: str, address: str) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=address, headers={"Authorization": f"Bearer {TOKEN}"}, trust_env=False) as client:
+    with httpx.Client(
+        base_url=address, headers={"Authorization": f"Bearer {TOKEN}"}, trust_env=False, timeout=60
+    ) as client:
         yield client

@@ -71,6 +71,7 @@ def test_a_cost_that_is_none_is_422_and_does_not_disturb_others(client: httpx.Cl
     assert (now(dispatch).cost_usd, now(other).heartbeat_at > before) == (0, True)
 
 
+@pytest.mark.usefixtures("products_deadlines")
 def test_many_at_once(client: httpx.Client) -> None:
     """Fenced, unknown, starting, locked by others, and usual ones: each as if it were alone."""
     usual = [attempt(f"usual {n}") for n in range(6)]

@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Callable
 
-PATIENCE_S = 20.0
+PATIENCE_S = 60.0
 
 
 class Died(BaseException):

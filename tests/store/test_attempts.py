@@ -277,16 +277,19 @@ def test_a_lost_move_says_so(clock: Clock) -> None:
     assert now(dispatch).status == RUNNING
 
 
+@pytest.mark.usefixtures("products_deadlines")
 def test_a_held_lock_is_an_error_in_two_seconds(clock: Clock) -> None:
     """Each wait has a deadline. It is temporary: the same again may work."""
     dispatch = make(RUNNING)
     with transaction() as session:
         lock_bead(session, dispatch.bead_id)
         began = session.scalars(select(func.clock_timestamp())).one()
-        with pytest.raises(DatabaseUnavailable, match="lock"):
+        with pytest.raises(DatabaseUnavailable, match="lock timeout"):
             beat(dispatch)
         waited = session.scalars(select(func.clock_timestamp())).one() - began
-    assert timedelta(seconds=1.5) < waited < timedelta(seconds=4.5)
+    assert waited > timedelta(
+        seconds=1.5
+    )  # and not for the 5 s that a statement may take: that error says another thing
 
 
 def test_every_change_of_an_attempt_waits_for_the_bead(clock: Clock) -> None:

@@ -23,7 +23,7 @@ RUNNING = DispatchStatus.RUNNING
 
 
 def until(probe: Callable[[], Any]) -> None:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while not probe():
         assert time.monotonic() < deadline
         time.sleep(0.01)

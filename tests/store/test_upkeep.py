@@ -141,6 +141,7 @@ def test_many_rows_go_in_small_transactions(clock: Clock, monkeypatch: pytest.Mo
     assert days_kept() == []
 
 
+@pytest.mark.usefixtures("products_deadlines")
 def test_a_step_that_fails_does_not_keep_the_others_from_theirs(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     """A dump holds a lock on a table for as long as it takes."""
     committed(upkeep.make_partitions)
