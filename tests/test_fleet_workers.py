@@ -75,7 +75,7 @@ class Fleet:
         return queue in {each["name"] for each in (asked.active_queues() or {}).get(name, ())}
 
 
-def until(what: str, probe: Callable[[], Any], timeout_s: float = 60.0) -> Any:
+def until(what: str, probe: Callable[[], Any], timeout_s: float = 120.0) -> Any:
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
         if answer := probe():
@@ -98,7 +98,7 @@ def fleet(postgres_url: str, migrated_template: str, redis_url: str, tmp_path: P
                 for worker in found.workers:
                     with suppress(ProcessLookupError):
                         worker.kill()
-                    worker.wait(10)
+                    worker.wait(60)
     finally:
         engine.dispose()
         administer(postgres_url, f"DROP DATABASE {name} WITH (FORCE)")
@@ -135,7 +135,7 @@ def test_the_name_of_a_live_node_is_taken(fleet: Fleet) -> None:
     assert "node_refused" in fleet.said("two@b")
     assert fleet.row("identity") == identity
     first.kill()
-    first.wait(10)
+    first.wait(60)
     with fleet.engine.begin() as connection:  # a minute later
         connection.execute(text("UPDATE nodes SET heartbeat_at = heartbeat_at - interval '1 minute'"))
     until("the name is its own", lambda: fleet.row("identity") != identity)
@@ -146,12 +146,12 @@ def test_the_name_of_a_live_node_is_taken(fleet: Fleet) -> None:
 
 
 def test_the_last_worker_that_is_stopped_closes_its_node(fleet: Fleet) -> None:
-    workers = [fleet.start(f"{name}@a", NODE, "upkeep") for name in ("one", "two")]
+    workers = {name: fleet.start(name, NODE, "upkeep") for name in ("one@a", "two@a")}
     until("both beat", lambda: len(fleet.row("workers") or ()) == 2)
-    for worker, closed in zip(workers, (False, True), strict=True):
-        until("it can be stopped", lambda: fleet.reads("two@a", NODE))
+    for (name, worker), closed in zip(workers.items(), (False, True), strict=True):
+        until("it can be stopped", lambda name=name: fleet.reads(name, NODE))  # type: ignore[misc]
         worker.send_signal(signal.SIGTERM)
-        assert worker.wait(60) == 0
+        assert worker.wait(120) == 0
         assert (fleet.row("draining_at") is not None) is closed
     fleet.start("three@a", NODE)
     until("it takes starts again", lambda: fleet.row("draining_at IS NULL"))
@@ -161,7 +161,7 @@ def test_a_worker_of_an_unknown_version_ends_and_says_why(fleet: Fleet) -> None:
     with fleet.engine.begin() as connection:
         connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
         connection.execute(text("INSERT INTO nodes (name, runtime, capacity) VALUES ('n1', 'process', 1)"))
-    assert fleet.start("one@a", NODE).wait(60) != 0
+    assert fleet.start("one@a", NODE).wait(120) != 0
     said = fleet.said("one@a")
     assert "gastown: the database has schema 9999, and this version of gastown knows none after" in said
     assert "Traceback" not in said

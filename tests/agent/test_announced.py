@@ -175,7 +175,7 @@ def test_a_stopped_heart_ends_at_once() -> None:
     heart.start()
     threading.Thread(target=heart.tell).start()
     heart.stop()
-    heart.join(5)
+    heart.join(60)
     assert not heart.is_alive()
 
 

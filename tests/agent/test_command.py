@@ -32,7 +32,7 @@ def test_a_command_dies_with_the_process_that_waits_for_it(tmp_path: Path) -> No
         assert born
         waiting.send_signal(signal.SIGKILL)
         waiting.wait()
-        eventually(lambda: not processes.alive(pid, born), 5)
+        eventually(lambda: not processes.alive(pid, born))
     finally:
         waiting.kill()
         waiting.wait()

@@ -43,7 +43,7 @@ def test_a_stop_is_heard(town: Town) -> None:
 
 @pytest.mark.parametrize("launched", [b"", b"{", b'{"dispatch_id": "x"}'])
 def test_without_a_launch_it_refuses(launched: bytes) -> None:
-    done = subprocess.run(COMMAND, env=ENVIRONMENT, input=launched, capture_output=True, timeout=30, check=False)
+    done = subprocess.run(COMMAND, env=ENVIRONMENT, input=launched, capture_output=True, timeout=60, check=False)
     assert done.returncode == launch.REFUSED
     assert b"no launch came" in done.stderr
 
@@ -65,15 +65,15 @@ def test_a_stop_before_the_launch_ends_it(tmp_path: Path) -> None:
         caught = 1 << (signal.SIGTERM - 1)
         eventually(lambda: int(status.read_text().split("SigCgt:")[1].split()[0], 16) & caught, what="a handler")
         waiting.send_signal(signal.SIGTERM)
-        assert waiting.wait(20) == 128 + signal.SIGTERM
+        assert waiting.wait(60) == 128 + signal.SIGTERM
     finally:
         waiting.kill()
-        waiting.communicate(timeout=20)
+        waiting.communicate(timeout=60)
 
 
 def test_as_process_1_it_reaps_what_is_left_to_it(town: Town) -> None:
     """Orphans of the agent count against the container's processes until somebody waits for them."""
-    if subprocess.run([*AS_FIRST, "true"], capture_output=True, timeout=20, check=False).returncode != 0:
+    if subprocess.run([*AS_FIRST, "true"], capture_output=True, timeout=60, check=False).returncode != 0:
         pytest.skip("this machine lets nobody make a user namespace")
     script = "for n in 1 2 3 4 5; do (sh -c 'true' &) ; done; echo $PPID; echo up; sleep 300"
     attempt = town.sling(script)

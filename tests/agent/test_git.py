@@ -48,12 +48,12 @@ def test_timeout_ends_the_whole_group(repository: Path, tmp_path: Path) -> None:
     pid_file = tmp_path / "pid"
     begun = time.monotonic()
     with pytest.raises(GitError) as caught:
-        git(*alias(f"sleep 60 & echo $! > {pid_file}; wait"), cwd=repository, timeout_s=0.5)
-    assert time.monotonic() - begun < 10
+        git(*alias(f"sleep 60 & echo $! > {pid_file}; wait"), cwd=repository, timeout_s=2)
+    assert time.monotonic() - begun < 50
     assert caught.value.timed_out
     assert caught.value.unreachable
     pid = int(pid_file.read_text())
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 50
     while Path(f"/proc/{pid}").exists() and "Z" not in Path(f"/proc/{pid}/stat").read_text().split(")")[1][:3]:
         assert time.monotonic() < deadline, "the child of git lives on"
         time.sleep(0.02)
@@ -62,15 +62,15 @@ def test_timeout_ends_the_whole_group(repository: Path, tmp_path: Path) -> None:
 def test_a_daemon_that_holds_the_output_does_not_make_us_wait(repository: Path, tmp_path: Path) -> None:
     pid_file = tmp_path / "pid"
     begun = time.monotonic()
-    assert git(*alias(f"sleep 30 & echo $! > {pid_file}; echo done"), cwd=repository) == "done\n"
-    assert time.monotonic() - begun < 10
+    assert git(*alias(f"sleep 300 & echo $! > {pid_file}; echo done"), cwd=repository) == "done\n"
+    assert time.monotonic() - begun < 200
     os.kill(int(pid_file.read_text()), 9)
 
 
 def test_nothing_can_be_asked(repository: Path) -> None:
     with pytest.raises(GitError):
-        git(*alias("cat > /dev/tty"), cwd=repository, timeout_s=20)
-    assert git(*alias("cat"), cwd=repository, timeout_s=20) == ""
+        git(*alias("cat > /dev/tty"), cwd=repository, timeout_s=60)
+    assert git(*alias("cat"), cwd=repository, timeout_s=60) == ""
 
 
 def test_bytes_survive(repository: Path) -> None:
@@ -143,5 +143,5 @@ def test_many_at_once(repository: Path) -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(30)
+        thread.join(60)
     assert answers == {n: f"{n}\n" for n in range(12)}

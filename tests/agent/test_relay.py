@@ -207,7 +207,7 @@ def test_a_supervisor_that_cannot_listen_goes_on_without(tmp_path: Path) -> None
         tmp_path / "no folder" / "self", Client("http://127.0.0.1:9", "t"), Announced(), lambda: None, notes.append
     )
     made.start()
-    made.join(5)
+    made.join(60)
     assert not made.listens
     assert not made.is_alive()
     assert "goes on without" in notes[0]
@@ -219,7 +219,7 @@ def test_a_closed_relay_ends_its_thread(tmp_path: Path) -> None:
     made = relay.Relay(tmp_path / "self", Client("http://127.0.0.1:9", "t"), Announced(), lambda: None, notes.append)
     made.start()
     made.close()
-    made.join(10)
+    made.join(60)
     assert not made.is_alive()
     assert notes == []
     assert not (tmp_path / "self").exists()

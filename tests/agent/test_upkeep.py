@@ -266,8 +266,8 @@ def test_a_lock_of_a_living_git_is_waited_for(mirror: Mirror) -> None:
     assert not answers
     holder.stdin.write(b"\n")
     holder.stdin.close()
-    assert holder.wait(10) == 0
-    thread.join(10)
+    assert holder.wait(60) == 0
+    thread.join(60)
     assert answers == [True]
 
 

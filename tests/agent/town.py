@@ -21,7 +21,7 @@ from gastown.runtimes.process import ProcessRuntime
 SHELL = ["/bin/sh", "{script_file}"]
 
 
-def eventually(condition: Callable[[], Any], within_s: float = 20.0, what: str = "") -> Any:
+def eventually(condition: Callable[[], Any], within_s: float = 60.0, what: str = "") -> Any:
     deadline = time.monotonic() + within_s
     while not (found := condition()):
         if time.monotonic() > deadline:

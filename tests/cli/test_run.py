@@ -248,7 +248,7 @@ def test_an_interrupt_detaches_and_says_how_to_go_on(
     argv = [sys.executable, "-P", "-m", "gastown.cli", "run", "--repo", str(repository), "--agent", "shell", "true"]
     errors = tmp_path / "errors"
     with errors.open("w") as err, subprocess.Popen(argv, stderr=err, stdout=subprocess.DEVNULL, env=os.environ) as run:
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 60
         while " open" not in errors.read_text():
             assert run.poll() is None, errors.read_text()
             assert time.monotonic() < deadline, errors.read_text()

@@ -79,7 +79,7 @@ def test_ctrl_c_during_a_start_in_the_foreground_stops_all(own_home: Path, port:
     process = subprocess.Popen([*GASTOWN, "up"], stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True)
     try:
         stack = own_home / "run" / "stack.json"
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 60
         while not (stack.exists() and '"name": "postgres"' in stack.read_text()):
             assert process.poll() is None
             assert time.monotonic() < deadline

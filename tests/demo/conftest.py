@@ -83,7 +83,7 @@ def person() -> Iterator[Person]:
         temporary.mkdir()
         somebody = Person(home, temporary)
         yield somebody
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while somebody.left_running() and time.monotonic() < deadline:
             time.sleep(0.1)
         assert somebody.left_running() == []

@@ -22,7 +22,7 @@ FAULTS = {
 
 
 @pytest.mark.flow
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(600)
 def test_demo_from_beginning_to_end(person: Person) -> None:
     """DESIGN 9: five beads, four faults, each bead merged once, nothing left behind but the demo's own home."""
     before = os.listdir(person.home)
@@ -67,7 +67,7 @@ def check_what_to_try(person: Person, said: str) -> None:
 
 
 @pytest.mark.flow
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 def test_interrupted_demo_leaves_nothing(person: Person) -> None:
     """S79: Ctrl-C while the beads are at work. Meanwhile a second demo in the same home is refused."""
     with person.playing("--plain", "--keep") as demo:
@@ -80,13 +80,13 @@ def test_interrupted_demo_leaves_nothing(person: Person) -> None:
         assert "another demo is under way" in second.stderr
         demo.send_signal(signal.SIGINT)
         said = demo.stdout.read()
-        assert demo.wait(60) == 130, said
+        assert demo.wait(120) == 130, said
         assert "nothing of the demo runs any more" in said
     assert person.left_running() == []
 
 
 @pytest.mark.flow
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_demo_interrupted_while_it_starts(person: Person, number: int) -> None:
     with person.playing("--plain") as demo:
@@ -96,7 +96,7 @@ def test_demo_interrupted_while_it_starts(person: Person, number: int) -> None:
                 break
         demo.send_signal(number)
         demo.stdout.read()
-        assert demo.wait(60) == 130
+        assert demo.wait(120) == 130
     assert person.left_running() == []
 
 

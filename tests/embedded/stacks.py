@@ -23,7 +23,7 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def wait_for(condition: Callable[[], bool], what: str, *, timeout_s: float = 30) -> None:
+def wait_for(condition: Callable[[], bool], what: str, *, timeout_s: float = 60) -> None:
     """Poll until `condition` holds."""
     deadline = time.monotonic() + timeout_s
     while not condition():

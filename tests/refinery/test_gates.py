@@ -31,7 +31,7 @@ def job(bare: Rig) -> MergeJob:
 
 
 def wait_until_dead(pid: int) -> None:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while Path(f"/proc/{pid}/cmdline").exists() and Path(f"/proc/{pid}/cmdline").read_bytes():
         assert time.monotonic() < deadline, "it lives on"
         time.sleep(0.02)
@@ -92,9 +92,9 @@ def test_program_not_found(bare: Rig, job: MergeJob) -> None:
 def test_hangs(bare: Rig, job: MergeJob, tmp_path: Path) -> None:
     begun = time.monotonic()
     command = f"sleep 300 & echo $! > {tmp_path}/pid; echo begun; wait"
-    outcome = held(bare, job, Gate(name="slow", command=command, timeout_s=1.0))
-    assert time.monotonic() - begun < 30
-    assert "ran out of time after 1 s" in outcome.reason
+    outcome = held(bare, job, Gate(name="slow", command=command, timeout_s=3.0))
+    assert time.monotonic() - begun < 200
+    assert "ran out of time after 3 s" in outcome.reason
     assert "begun" in outcome.output
     wait_until_dead(int((tmp_path / "pid").read_text()))
 
@@ -120,7 +120,7 @@ def test_asks_for_input(bare: Rig, job: MergeJob) -> None:
 
 def test_ignores_sigterm(bare: Rig, job: MergeJob, tmp_path: Path) -> None:
     command = f"trap '' TERM HUP INT; echo $$ > {tmp_path}/pid; while :; do sleep 0.1; done"
-    outcome = held(bare, job, Gate(name="stubborn", command=command, timeout_s=0.5))
+    outcome = held(bare, job, Gate(name="stubborn", command=command, timeout_s=2.0))
     assert "ran out of time" in outcome.reason
     wait_until_dead(int((tmp_path / "pid").read_text()))
 
@@ -212,7 +212,7 @@ def test_stops_when_the_lease_is_lost(bare: Rig, job: MergeJob, tmp_path: Path) 
     pid_file, lost = tmp_path / "pid", threading.Event()
 
     def lose() -> None:
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 60
         while not (pid_file.exists() and pid_file.read_text()) and time.monotonic() < deadline:
             time.sleep(0.02)
         lost.set()
@@ -221,7 +221,7 @@ def test_stops_when_the_lease_is_lost(bare: Rig, job: MergeJob, tmp_path: Path) 
     thread.start()
     gates = (f"echo $$ > {pid_file}; sleep 300",)
     outcome = prepare(replace(job, gates=tuple(in_order(gates))), bare.runtime, bare.steps.append, lost.is_set)
-    thread.join(30)
+    thread.join(60)
     assert outcome == Stopped()
     wait_until_dead(int(pid_file.read_text()))
     assert bare.leftovers() == []

@@ -66,7 +66,7 @@ def rewrite(rig: Rig) -> str:
 
 
 def until_paused(file: Path, at_work: Thread) -> None:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while not file.exists() or not file.read_text():
         assert at_work.is_alive(), "it ended before that point"
         assert time.monotonic() < deadline, "it does not reach that point"
