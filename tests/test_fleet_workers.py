@@ -23,6 +23,7 @@ QUICK = """
 import sys
 from gastown.tasks import fleet
 fleet.NODE_BEAT_S = fleet.LOOK_S = 0.1
+fleet.LEAVE_S = 60.0
 from celery.__main__ import main
 sys.argv[0] = "celery"
 main()
