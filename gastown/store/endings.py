@@ -16,7 +16,7 @@ from gastown.agent.tail import last_lines
 from gastown.db import gastown_now
 from gastown.models import Agent, Bead, Dispatch
 from gastown.reconcile.policy import Policy
-from gastown.states import AgentStatus, DispatchStatus, FailureClass, FailureCode, StopCode
+from gastown.states import TERMINAL, AgentStatus, DispatchStatus, FailureClass, FailureCode, StopCode
 from gastown.store import draws
 from gastown.store.given import given_as
 from gastown.store.moves import Note, move_many, record_many, set_beads
@@ -97,13 +97,21 @@ def _ended(moved: set[UUID]) -> Any:
         .scalar_subquery()
     )
     columns = (Dispatch.id, Dispatch.town_id, Dispatch.rig_id, Dispatch.bead_id, Dispatch.agent_id, Dispatch.epoch)
+    over = Bead.status.in_(TERMINAL).label("bead_is_over")
     rows = given_as(id=(Uuid(), sorted(moved)))
-    query = select(*columns, failures.label("failures")).join(rows, rows.c.id == Dispatch.id)
+    query = select(*columns, over, failures.label("failures")).join(rows, rows.c.id == Dispatch.id)
     return query.join(Bead, Bead.id == Dispatch.bead_id).order_by(Dispatch.bead_id)
 
 
 def _charge(session: Session, ended: Sequence[tuple[Any, Ending, Policy]]) -> None:
-    """What it costs each bead: the failure is noted, and the next attempt waits. A stop by people is free."""
+    """What it costs each bead: the failure is noted, and the next attempt waits. A stop by people is free.
+
+    A bead that was closed while the attempt was live has no next one: it is only looked at, for its agent.
+    """
+    over = [row.bead_id for row, _ending, _policy in ended if row.bead_is_over]
+    if over:
+        set_beads(session, over, {}, wake_at=gastown_now())
+        ended = [each for each in ended if not each[0].bead_is_over]
     due = [row.bead_id for row, ending, _policy in ended if ending.code.failure_class is None]
     if due:
         set_beads(session, due, {}, wake_at=gastown_now(), not_before=None)

@@ -22,8 +22,9 @@ from gastown.states import (
     DispatchStatus,
     FailureClass,
     FailureCode,
+    Resolution,
 )
-from gastown.store import attempts
+from gastown.store import attempts, beads
 from gastown.store.moves import lock_bead, move, set_bead
 from tests.builders import a_bead, a_node, a_rig, agent_of, bead_of, now
 from tests.calls import CALLS, beat, everything, make
@@ -61,6 +62,28 @@ def test_roll_back_too_late_touches_nothing(clock: Clock, status: DispatchStatus
     clock.advance(1)
     assert not committed(lambda session: attempts.roll_back(session, dispatch.id, ERROR, "late"))
     assert everything(dispatch) == before
+
+
+@pytest.mark.parametrize("status", [STARTING, RUNNING])
+def test_a_failure_is_not_charged_to_a_bead_that_is_over(clock: Clock, status: DispatchStatus) -> None:
+    """It was closed while its attempt was live, which a tick is to end; the attempt ends first (seed 262618670)."""
+    dispatch = make(status)
+
+    def close(session: Session) -> None:
+        bead = lock_bead(session, dispatch.bead_id)
+        assert bead is not None
+        beads.close_bead(session, bead, Resolution.CANCELED, "user", "its merge goes on without it")
+        set_bead(session, bead.id, wake_at=None)
+
+    committed(close)
+    if status == STARTING:
+        assert committed(lambda session: attempts.roll_back(session, dispatch.id, ERROR, "x"))
+    else:
+        assert committed(lambda session: attempts.lose(session, dispatch.id, FailureCode.HEARTBEAT_LOST, "x"))
+    bead = bead_of(dispatch)
+    assert (bead.not_before, bead.failure_code, bead.failure_message) == (None, None, None)
+    assert bead.wake_at == clock.now  # for its agent
+    assert agent_of(dispatch).status == AgentStatus.IDLE
 
 
 def test_roll_back_of_one_that_was_replaced_leaves_the_new_one_alone(clock: Clock) -> None:
