@@ -7,8 +7,11 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+from gastown.agent.failures import Failed
+
 LOOK_EVERY_S = 30.0
 MB = 1024 * 1024
+FULL_BELOW_MB = 1
 NAMED = 3  # of what takes most
 
 
@@ -26,6 +29,21 @@ class DiskWatch(threading.Thread):
             if sizes.total() > self._limit_mb * MB:
                 self._on_full(_words(self._home, self._limit_mb, sizes))
                 return
+
+
+def blamed(error: Failed, home: Path) -> Failed:
+    """What the agent or the set-up could not do on a full disk is no fault of theirs, and counts against nobody."""
+    if error.code not in ("agent_failed", "setup_failed"):
+        return error
+    try:
+        found = os.statvfs(home)
+    except OSError:
+        return error
+    no_inodes = found.f_files > 0 and found.f_favail == 0  # some file systems count none
+    if found.f_bavail * found.f_frsize >= FULL_BELOW_MB * MB and not no_inodes:
+        return error
+    words = f"the disk of {home} is full, so the node needs room there before this can work: {error}"
+    return Failed("workspace_failed", words, error.exit_code)
 
 
 def measure(home: Path) -> Counter[str]:

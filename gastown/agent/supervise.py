@@ -13,7 +13,7 @@ from gastown.agent.announced import Announced
 from gastown.agent.client import Client, Denied, Fenced, GaveUp, Rejected
 from gastown.agent.confining import confinement_of
 from gastown.agent.credentials import Keeper
-from gastown.agent.disk import DiskWatch
+from gastown.agent.disk import DiskWatch, blamed
 from gastown.agent.failures import Failed, ending, plain, printable
 from gastown.agent.feature import target_of
 from gastown.agent.git import GitError
@@ -112,6 +112,7 @@ class Supervision:
             self._work()
             return self._offer()
         except Failed as error:
+            error = blamed(error, self.home)
             done = Done(outcome="failed", code=error.code, message=str(error), exit_code=error.exit_code)
         except (GitError, OSError) as error:
             journal.note(str(error))

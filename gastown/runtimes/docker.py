@@ -18,13 +18,13 @@ from gastown.runtimes import CommandResult, CommandSpec, Handle, RunSpec, Status
 from gastown.runtimes import docker_gates as gates
 from gastown.runtimes import docker_images as images
 from gastown.runtimes import docker_making as making
-from gastown.runtimes.docker_engine import TIMEOUT_S, Engine, EngineSaid, unexpected
+from gastown.runtimes.docker_engine import TIMEOUT_S, Engine, EngineDown, EngineSaid, unexpected
 from gastown.runtimes.docker_making import Place
 from gastown.runtimes.docker_places import bead_home, give
-from gastown.runtimes.docker_refusals import refusal
+from gastown.runtimes.docker_refusals import is_disk_full, refusal
 
 START_TIMEOUT_S = 30.0  # for the supervisor to be on record
-UNSTARTED_S = 120.0  # after that, nobody is about to start what was only made
+UNSTARTED_S = 10.0  # after that nobody is about to start what was made: who inspects does so after the call of a start
 POLL_S, LOOK_S = 0.005, 0.2
 ENDED = ("exited", "dead", "removing")
 
@@ -150,7 +150,8 @@ class DockerRuntime:
         try:
             line = self.engine.attached(container, "stdin")
         except (EngineSaid, RuntimeUnavailable) as error:
-            raise self._undone(container, StartRefused(f"its container could not be attached to: {error}")) from error
+            self._unmake(container)
+            raise StartRefused(f"its container could not be attached to: {error}") from error
         try:
             self._start_container(container, spec)
             line.socket.sendall(launch)
@@ -180,6 +181,8 @@ class DockerRuntime:
         try:
             with self.engine.asked(f"start the container of {spec.name}") as client:
                 client.start(container)
+        except EngineDown as error:
+            raise StartRefused(str(error), hint=error.hint) from error
         except EngineSaid as said:
             found = self.engine.look(container)
             if found is not None and found["State"]["Status"] != "created":
@@ -216,8 +219,9 @@ class DockerRuntime:
         code, oom = found["State"].get("ExitCode"), found["State"].get("OOMKilled")
         said = self.engine.output(container)
         how = f"out of memory (exit code {code})" if oom else f"with exit code {code}"
-        refused = StartRefused(f"the supervisor did not start, and ended {how}: {said or 'it said nothing'}")
-        return self._undone(container, refused)
+        what = f"the supervisor did not start, and ended {how}: {said or 'it said nothing'}"
+        hint = f"make room on the node's disk: df {self._place.home}" if is_disk_full(said) else ""
+        return self._undone(container, StartRefused(what, hint=hint))
 
     def _is_ours(self, found: dict[str, Any], name: str) -> bool:
         labels = found["Config"].get("Labels") or {}

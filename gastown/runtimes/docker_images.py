@@ -6,6 +6,7 @@ from gastown.agent.protocol import PROTOCOL
 from gastown.errors import RuntimeUnavailable, StartMisconfigured, StartRefused
 from gastown.runtimes.docker_engine import Engine, EngineDown, EngineSaid, unexpected
 from gastown.runtimes.docker_making import SUPERVISOR
+from gastown.runtimes.docker_refusals import ENGINES_DISK, is_disk_full
 
 PULL_S = 25.0  # the whole start may take 60 s
 SPOKEN = (PROTOCOL, PROTOCOL - 1)  # the API serves both: attempts outlive an upgrade
@@ -62,7 +63,9 @@ def _pull(engine: Engine, image: str) -> None:
         raise StartRefused(what, hint=_hint(image)) from error
 
 
-def _missing(image: str, why: str) -> StartMisconfigured:
+def _missing(image: str, why: str) -> StartRefused:
+    if is_disk_full(why):
+        return StartRefused(f"the image {image} cannot be pulled, the disk is full: {why[:300]}", hint=ENGINES_DISK)
     return StartMisconfigured(
         f"the image {image} is not on this node and cannot be pulled: {why[:300]}", hint=_hint(image)
     )

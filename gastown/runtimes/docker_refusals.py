@@ -19,6 +19,8 @@ _HINTS = (  # what no second try mends, and what does
     ("not a directory|Duplicate mount point|invalid mount", "correct the mounts: gastown rig set RIG --mount"),
 )
 
+ENGINES_DISK = "docker system df, on the node, says what takes the space"
+
 
 def refusal(said: EngineSaid, image: str) -> StartRefused:
     words = said.words
@@ -27,5 +29,10 @@ def refusal(said: EngineSaid, image: str) -> StartRefused:
             return StartMisconfigured(f"the engine refused its container: {words}", hint=hint.format(image=image))
     if said.status == 400:
         return StartMisconfigured(f"the engine refused its container: {words}", hint="gastown rig show RIG")
-    hint = "docker system df, on the node, says what takes the space" if "no space left" in words else ""
+    hint = ENGINES_DISK if is_disk_full(words) else ""
     return StartRefused(f"the engine could not start its container: {words}", hint=hint)
+
+
+def is_disk_full(words: str) -> bool:
+    """As Go, Python and git say it."""
+    return re.search("no space left on device|disk quota exceeded", words, re.IGNORECASE) is not None
