@@ -209,6 +209,7 @@ class FailureCode(StrEnum):
     NODE_LOST = "node_lost"  # gone, after a time in which nothing of its node was there
     AGENT_FAILED = "agent_failed"
     STOPPED_UNASKED = "stopped_unasked"  # its supervisor was told to stop, and not by us
+    STOPPED_OUTSIDE = "stopped_outside"  # as that, by its engine or a person: nothing in its container could have
     SETUP_FAILED = "setup_failed"
     COMMAND_NOT_FOUND = "command_not_found"
     REPOSITORY_EMPTY = "repository_empty"

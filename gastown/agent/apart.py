@@ -24,13 +24,25 @@ _PR_SET_NO_NEW_PRIVS = 38
 Confine = Callable[[], None]
 
 
+def keeps_signals() -> bool:
+    """Whether what is kept apart cannot signal its supervisor either."""
+    return _version() >= _SCOPES
+
+
+def _version() -> int:
+    """Of Landlock in this kernel; below 1 there is none."""
+    if sys.platform != "linux":
+        return -1
+    return int(ctypes.CDLL(None, use_errno=True).syscall(_CREATE, None, 0, _VERSION_FLAG))
+
+
 def separation(home: Path, own: Collection[Path]) -> Confine | None:
     """What a child has to call between fork and exec; None where the kernel cannot do it.
 
     `own`: folders in `home`, each of which is there, that it may write to. Outside of `home` it may what it may.
     """
     libc = ctypes.CDLL(None, use_errno=True)
-    version = libc.syscall(_CREATE, None, 0, _VERSION_FLAG) if sys.platform == "linux" else -1
+    version = _version()
     if version < _OLDEST:
         return None
     rights = _CHANGE | (_TRUNCATE if version >= _TRUNCATES else 0)

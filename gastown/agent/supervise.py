@@ -10,6 +10,7 @@ from pathlib import Path
 
 from gastown.agent import journal, processes
 from gastown.agent.announced import Announced
+from gastown.agent.apart import keeps_signals
 from gastown.agent.client import Client, Denied, Fenced, GaveUp, Rejected
 from gastown.agent.confining import confinement_of
 from gastown.agent.credentials import Keeper
@@ -42,7 +43,7 @@ from gastown.agent.tail import last_lines
 from gastown.agent.workspace import TwoResults, Workspace
 
 OK_EXIT, INTERNAL_EXIT = 0, 1
-DISK_FULL = "disk_full"  # a FailureCode
+DISK_FULL, STOPPED_OUTSIDE = "disk_full", "stopped_outside"  # FailureCodes
 STOP_REPORT_S = 5.0  # for the report of an attempt that is stopped: somebody waits for it to end
 LOGS_S, LATE_LOGS_S = 5.0, 120.0  # for the last output to arrive before `done`, and after it
 EARLIER_S = 60.0  # for a superseded attempt in another container to hear of it, save its work and end
@@ -122,7 +123,7 @@ class Supervision:
             journal.note(f"{error}: this attempt's token is not accepted")
             done = Done(outcome="failed", code="workspace_failed", message=str(error))
         except (Interrupted, GaveUp, Fenced):
-            code, reason = self.signals.asked or ("drained", "stopped on request")
+            code, reason = self.signals.asked or (self._unasked(), "stopped on request")
             done = Done(outcome="failed" if code == DISK_FULL else "stopped", code=code, message=reason)
         except Exception as error:  # noqa: BLE001 - whatever it is, the town must hear of it
             import traceback  # rarely needed, and 10 ms on the way to every agent
@@ -132,6 +133,10 @@ class Supervision:
             done = Done(outcome="failed", code="workspace_failed", message=message)
             self._exit = INTERNAL_EXIT
         return done
+
+    def _unasked(self) -> str:
+        """Who told it to stop: one process is like another, unless those in its container cannot."""
+        return STOPPED_OUTSIDE if self.launch.shared_home is not None and keeps_signals() else "drained"
 
     def _get_assignment(self) -> None:
         try:

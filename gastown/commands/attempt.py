@@ -279,7 +279,7 @@ def _end_of_pause(session: Session, done: Done) -> datetime | None:
 def _stop(session: Session, bead: Bead, dispatch: Dispatch, done: Done) -> str:
     """As it was asked to, with what that costs. Free of charge when its node drains, if it kept to its cap.
 
-    Else somebody killed it, perhaps its own agent, and that must not go on.
+    Else somebody killed it, and that must not go on if it may have been its own agent.
     """
     if dispatch.stop_code != StopCode.OVER_CAP and _over_cap(dispatch, done):
         return _end_over_cap(session, dispatch, done, "stopped")
@@ -290,7 +290,11 @@ def _stop(session: Session, bead: Bead, dispatch: Dispatch, done: Done) -> str:
     node = session.get_one(Node, dispatch.node_id)
     if node.draining_at is None and node.closed_at is None:
         message = "its supervisor was told to stop, and Gastown had not asked for that"
-        attempts.fail(session, bead, dispatch, FailureCode.STOPPED_UNASKED, message, done.exit_code)
+        code = FailureCode.STOPPED_UNASKED
+        if done.code == FailureCode.STOPPED_OUTSIDE:
+            code = FailureCode.STOPPED_OUTSIDE
+            message += ": its engine or machine was restarted, or somebody stopped it by hand"
+        attempts.fail(session, bead, dispatch, code, message, done.exit_code)
         return DispatchStatus.FAILED
     attempts.stop_live(session, bead, StopCode.DRAINED, done.message or "its node was told to stop")
     set_bead(session, bead.id, wake_at=gastown_now())

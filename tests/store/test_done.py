@@ -160,6 +160,14 @@ def test_stopped_without_a_drain_counts(town_id: int) -> None:
     assert failures_of(dispatch) == 1
 
 
+def test_stopped_from_outside_of_its_container_is_no_fault_of_the_agent(town_id: int) -> None:
+    """Its engine was restarted, say."""
+    dispatch = make()
+    assert finish(dispatch, Done(outcome="stopped", code="stopped_outside")) == "failed"
+    assert (now(dispatch).code, now(dispatch).failure_class) == ("stopped_outside", "infra")
+    assert "engine or machine was restarted" in str(bead_of(dispatch).failure_message)
+
+
 def drain() -> None:
     committed(lambda session: towns.drain_node(session, a_node(session).name))
 
