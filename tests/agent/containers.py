@@ -66,7 +66,7 @@ class Foreground:
     def __exit__(self, *_: object) -> None:
         if self.process.poll() is None:
             self.process.kill()
-        self.process.communicate(timeout=20)
+        self.process.communicate(timeout=120)
 
     def wait(self, within_s: float = 30.0) -> tuple[int, str]:
         """Its exit code, and what it said."""

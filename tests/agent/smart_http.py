@@ -84,7 +84,7 @@ def _handler(server: SmartHttp) -> type[BaseHTTPRequestHandler]:
                 "HTTP_GIT_PROTOCOL": self.headers.get("Git-Protocol", ""),
             }
             done = subprocess.run(
-                ["git", "http-backend"], env=environment, input=body, capture_output=True, check=False, timeout=60
+                ["git", "http-backend"], env=environment, input=body, capture_output=True, check=False, timeout=120
             )
             head, _, content = done.stdout.partition(b"\r\n\r\n")
             headers = dict(line.split(": ", 1) for line in head.decode().split("\r\n") if line)

@@ -52,9 +52,9 @@ def test_it_cannot_look_into_a_process_beside_it(tmp_path: Path) -> None:
     beside = subprocess.Popen(["sleep", "300"])
     try:
         look = f"head -c 0 /proc/{beside.pid}/mem"
-        assert subprocess.run(["sh", "-c", look], capture_output=True, timeout=30, check=False).returncode == 0
+        assert subprocess.run(["sh", "-c", look], capture_output=True, timeout=120, check=False).returncode == 0
         confine = apart.separation(tmp_path, [])
-        done = subprocess.run(["sh", "-c", look], capture_output=True, preexec_fn=confine, timeout=30, check=False)
+        done = subprocess.run(["sh", "-c", look], capture_output=True, preexec_fn=confine, timeout=120, check=False)
         assert done.returncode != 0
         assert b"Permission denied" in done.stderr
     finally:
@@ -75,6 +75,6 @@ def test_a_place_that_is_not_there_is_left_out(tmp_path: Path) -> None:
     confine = apart.separation(tmp_path / "home", [tmp_path / "nothing"])
     script = f"echo 1 > {tmp_path}/x; echo 2"
     (tmp_path / "home").mkdir()
-    done = subprocess.run(["sh", "-c", script], capture_output=True, preexec_fn=confine, timeout=30, check=False)
+    done = subprocess.run(["sh", "-c", script], capture_output=True, preexec_fn=confine, timeout=120, check=False)
     assert done.stdout == b"2\n"
     assert not (tmp_path / "x").exists()

@@ -123,7 +123,7 @@ def test_only_a_git_of_ours_is_told(short_dir: Path, monkeypatch: pytest.MonkeyP
     asking = f"import socket, sys; s = socket.socket(socket.AF_UNIX); s.connect({str(path)!r}); print(s.recv(99))"
 
     def ask(**options: bool) -> str:
-        done = subprocess.run([sys.executable, "-c", asking], capture_output=True, text=True, timeout=30, **options)  # type: ignore[call-overload]
+        done = subprocess.run([sys.executable, "-c", asking], capture_output=True, text=True, timeout=120, **options)  # type: ignore[call-overload]
         return str(done.stdout)
 
     assert ask() == "b''\n"

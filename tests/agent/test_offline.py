@@ -66,9 +66,9 @@ def test_calls_of_another_architecture_are_refused() -> None:
         "print(call() == os.getpid() or call())"
     )
     command = [sys.executable, "-c", script]
-    if subprocess.run(command, capture_output=True, text=True, timeout=30, check=False).stdout != "True\n":
+    if subprocess.run(command, capture_output=True, text=True, timeout=120, check=False).stdout != "True\n":
         pytest.skip("this kernel has no calls of i386 programs")
-    done = subprocess.run(command, capture_output=True, text=True, preexec_fn=offline.confinement(), timeout=30)
+    done = subprocess.run(command, capture_output=True, text=True, preexec_fn=offline.confinement(), timeout=120)
     assert done.stdout == "-13\n", done.stderr
 
 

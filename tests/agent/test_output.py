@@ -71,10 +71,11 @@ def test_binary_output_and_endless_lines_arrive_as_they_are(town: Town) -> None:
 
 
 def test_output_is_seen_while_the_agent_works(town: Town) -> None:
-    attempt = town.sling("echo one; sleep 1; echo two; sleep 300")
+    go = town.home / "go"
+    attempt = town.sling(f"echo one; until test -e {go}; do sleep 0.05; done; echo two; sleep 300")
     town.start(attempt)
     town.wait_output(attempt, b"one\n")
-    assert b"two" not in attempt.output
+    go.touch()
     town.wait_output(attempt, b"two\n")
     assert town.runtime.inspect(attempt.name).present
 

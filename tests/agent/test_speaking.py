@@ -77,12 +77,12 @@ def test_it_has_the_calls_and_options_of_the_command_line() -> None:
 
 def test_outside_of_an_attempt_it_says_so() -> None:
     run = [sys.executable, "-c", "from gastown.agent.speaking import main; main()", "self", "show", "--json"]
-    done = subprocess.run(run, env=ENVIRONMENT, capture_output=True, text=True, timeout=30, check=False)
+    done = subprocess.run(run, env=ENVIRONMENT, capture_output=True, text=True, timeout=120, check=False)
     assert (done.returncode, done.stdout) == (2, "")
     assert "this is no attempt" in done.stderr
     marks = {"GASTOWN_BEAD": "gt-1", "GASTOWN_EPOCH": "2", "GASTOWN_AGENT": "toast", "GASTOWN_DISPATCH": "x"}
-    done = subprocess.run(run, env={**ENVIRONMENT, **marks}, capture_output=True, text=True, timeout=30, check=False)
+    done = subprocess.run(run, env={**ENVIRONMENT, **marks}, capture_output=True, text=True, timeout=120, check=False)
     assert json.loads(done.stdout) == {"bead": "gt-1", "epoch": 2, "agent": "toast", "dispatch": "x"}
     run[-2:] = ["status", "x"]
-    done = subprocess.run(run, env={**ENVIRONMENT, **marks}, capture_output=True, text=True, timeout=30, check=False)
+    done = subprocess.run(run, env={**ENVIRONMENT, **marks}, capture_output=True, text=True, timeout=120, check=False)
     assert (done.returncode, "takes no calls" in done.stderr) == (4, True)

@@ -157,13 +157,15 @@ def test_it_stops_in_bounded_time_with_a_dead_api(town: Town) -> None:
 
 
 def test_an_api_that_is_away_for_a_while_costs_nothing(town: Town) -> None:
-    attempt = town.sling("echo early; echo work > work.txt; sleep 1; echo late")
+    go = town.home / "go"
+    attempt = town.sling(f"echo early; echo work > work.txt; until test -e {go}; do sleep 0.05; done; echo late")
     town.down = True
     pid = town.start(attempt)
     eventually(lambda: "assignment: HTTP 503" in town.supervisor_log(attempt))
     town.down = False
     town.wait_output(attempt, b"early")
     town.down = True
+    go.touch()
     eventually(lambda: "done: HTTP 503" in town.supervisor_log(attempt))
     assert processes.look(pid)
     town.down = False
@@ -209,7 +211,7 @@ def test_a_stop_interrupts_a_clone(town: Town) -> None:
         pid = town.start(attempt)
         eventually(lambda: len(attempt.of("heartbeat")) >= 2)
         os.kill(pid, signal.SIGTERM)
-        town.wait_gone(attempt, 5)
+        town.wait_gone(attempt)  # while the lock is held
     assert attempt.done is not None
     assert attempt.done["outcome"] == "stopped"
 
@@ -276,7 +278,8 @@ def test_a_checkout_of_the_user_works_as_repository(town: Town, tmp_path: Path) 
 
 
 def test_orphans_of_the_agent_do_not_pile_up_as_zombies(town: Town) -> None:
-    attempt = town.sling("for i in 1 2 3 4 5; do (setsid sleep 0.1 &) ; done; echo up; sleep 300")
+    enough = town.home / "enough"
+    attempt = town.sling(f"echo up; until test -e {enough}; do (setsid sleep 0.1 &) ; sleep 0.1; done; sleep 300")
     pid = town.start(attempt)
     town.wait_output(attempt, b"up")
 
@@ -284,4 +287,5 @@ def test_orphans_of_the_agent_do_not_pile_up_as_zombies(town: Town) -> None:
         return [process.pid for process in processes.processes() if process.zombie and process.parent == pid]
 
     eventually(zombies)
+    enough.touch()
     eventually(lambda: not zombies())

@@ -110,10 +110,12 @@ def test_work_from_before_a_base_was_given_does_not_come_back(town: Town) -> Non
 
 
 def test_a_result_that_nobody_heard_of_is_where_the_next_attempt_starts(town: Town) -> None:
-    first = town.sling("echo 1 > one.txt; echo up; sleep 0.3")
+    go = town.home / "go"
+    first = town.sling(f"echo 1 > one.txt; echo up; until test -e {go}; do sleep 0.05; done")
     pid = town.start(first)
     town.wait_output(first, b"up")
     town.down = True
+    go.touch()
     eventually(lambda: "done: HTTP 503" in town.supervisor_log(first))
     os.kill(pid, signal.SIGKILL)
     town.down = False
@@ -122,22 +124,28 @@ def test_a_result_that_nobody_heard_of_is_where_the_next_attempt_starts(town: To
 
 
 def test_snapshots_leave_index_and_branch_of_the_agent_alone(town: Town) -> None:
-    script = (
-        "echo staged > s; git add s; echo loose > l; echo up; sleep 1.5; git status --porcelain; git log --format=%s"
-    )
+    go = town.home / "go"
+    wait = f"until test -e {go}; do sleep 0.05; done"
+    script = f"echo staged > s; git add s; echo loose > l; echo up; {wait}; git status --porcelain; git log --format=%s"
     attempt = town.sling(script, checkpoint_s=0.3)
     town.start(attempt)
-    checkpoint = eventually(lambda: attempt.of("checkpoint"))[0]["wip_sha"]
-    assert town.paths(checkpoint) >= {"s", "l"}
+    of_both = lambda: [c["wip_sha"] for c in attempt.of("checkpoint") if town.paths(c["wip_sha"]) >= {"s", "l"}]  # noqa: E731
+    [checkpoint] = eventually(of_both)
+    go.touch()
     town.wait_gone(attempt)
     assert attempt.output.splitlines() == [b"up", b"A  s", b"?? l", b"first"]
-    assert len(attempt.of("checkpoint")) == 1
+    assert of_both() == [checkpoint]
     assert git("merge-base", "--is-ancestor", checkpoint, "refs/gastown/wip/gt-1/1", cwd=town.mirror) == ""
 
 
 def test_each_snapshot_keeps_the_ones_before_reachable(town: Town) -> None:
-    attempt = town.sling("echo 1 > f; sleep 0.8; echo 2 > f; sleep 0.8; exit 1", checkpoint_s=0.3)
+    gos = [town.home / "one", town.home / "two"]
+    first, second = (f"until test -e {go}; do sleep 0.05; done" for go in gos)
+    attempt = town.sling(f"echo 1 > f; {first}; echo 2 > f; {second}; exit 1", checkpoint_s=0.3)
     town.start(attempt)
+    for number, go in enumerate(gos, 1):
+        eventually(lambda number=number: len(attempt.of("checkpoint")) == number)  # type: ignore[misc]
+        go.touch()
     town.wait_gone(attempt)
     shas = [body["wip_sha"] for body in attempt.of("checkpoint")]
     assert [town.show(sha, "f") for sha in shas] == ["1", "2"]

@@ -145,7 +145,7 @@ class Town:
         self.wait_gone(attempt)
         return attempt
 
-    def wait_gone(self, attempt: Attempt, within_s: float = 30.0) -> int | None:
+    def wait_gone(self, attempt: Attempt, within_s: float = 60.0) -> int | None:
         """Until nothing of it runs; returns the supervisor's exit code."""
         eventually(
             lambda: not self.runtime.inspect(attempt.name).present, within_s, self.supervisor_log(attempt) or "gone"
