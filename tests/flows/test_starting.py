@@ -17,7 +17,8 @@ from gastown.reconcile.actions import StartContainer
 from gastown.tasks.base import publish
 from tests.flows.town import Town, git, until
 
-HANG_S = 50  # longer than the test needs: it is called off
+HANG_S = 57  # longer than the test needs: it is called off. A start may take 60
+PROMPT = timedelta(seconds=30)  # on a machine however busy; without what is tested here, it takes a lease: 45 or 120 s
 WRITE = "sleep 0.3; echo done > result.txt"
 
 
@@ -39,7 +40,7 @@ def test_definite_failure_is_retried_on_the_next_tick(town: Town, fault: str, co
     assert (failed.status, failed.code, failed.started_at) == ("rolled_back", code, None)
     assert worked.status == "succeeded"
     assert worked.agent_id == failed.agent_id
-    assert worked.queued_at - failed.ended_at < timedelta(seconds=2)
+    assert worked.queued_at - failed.ended_at < PROMPT
 
 
 @pytest.mark.parametrize("fault", ["raise_late", "answer_lost"])
@@ -75,7 +76,7 @@ def test_no_answer_and_nothing_started(town: Town) -> None:
     town.measure("start: no answer, and nothing started", bead)
     failed, worked = town.attempts(bead)
     assert (failed.status, worked.status) == ("rolled_back", "succeeded")
-    assert worked.queued_at - failed.starting_at < timedelta(seconds=5)
+    assert worked.queued_at - failed.starting_at < PROMPT
 
 
 def test_killed_child_is_retried(town: Town) -> None:
@@ -85,7 +86,7 @@ def test_killed_child_is_retried(town: Town) -> None:
     town.measure("start: worker child is SIGKILLed in it", bead)
     failed, worked = town.attempts(bead)
     assert (failed.status, worked.status) == ("rolled_back", "succeeded")
-    assert worked.queued_at - failed.starting_at < timedelta(seconds=15)
+    assert worked.queued_at - failed.starting_at < PROMPT
 
 
 def test_slow_start_is_left_alone(town: Town) -> None:
@@ -136,7 +137,7 @@ def test_killed_supervisor_leaves_its_work(town: Town) -> None:
     town.measure("agent's supervisor is SIGKILLed", bead, killed_at)
     lost, worked = town.attempts(bead)
     assert (lost.status, lost.code, worked.status) == ("lost", "vanished", "succeeded")
-    assert worked.queued_at - killed_at < timedelta(seconds=20)
+    assert worked.queued_at - killed_at < PROMPT
     assert town.read("half.txt") == "half\nrest"
 
 
@@ -146,7 +147,7 @@ def test_canceled_agent_is_stopped(town: Town) -> None:
     until("its agent works", lambda: (town.settings.home / "work" / bead / "1" / "kept.txt").exists())
     for effect in in_transaction(lambda session: work.cancel(session, towns.ensure_town(session, "default"), bead)):
         publish(effect)
-    until("its agent is gone", lambda: town.agent_alive(bead) is None, 15)
+    until("its agent is gone", lambda: town.agent_alive(bead) is None)
     assert town.bead(bead).resolution == "canceled"
     mirror = town.settings.home / "mirrors" / f"{town.rig_row().id}.git"
 
@@ -154,7 +155,7 @@ def test_canceled_agent_is_stopped(town: Town) -> None:
         refs = git("for-each-ref", "--format=%(refname)", f"refs/gastown/wip/{bead}", cwd=mirror)
         return bool(refs) and git("show", f"refs/gastown/wip/{bead}/1:kept.txt", cwd=mirror) == "kept"
 
-    until("its work is kept", kept, 15)
+    until("its work is kept", kept)
     assert town.merge_commits(bead) == 0
 
 

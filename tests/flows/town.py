@@ -38,7 +38,7 @@ from tests.flows.watch import AgentWatch
 
 T = TypeVar("T")
 FAULTS = "faults: time to the next attempt queued, attempts, agents at one time"
-GIVE_UP_S = 60.0
+GIVE_UP_S = 120.0
 
 
 def until(what: str, probe: Callable[[], T | None], timeout_s: float = GIVE_UP_S) -> T:
