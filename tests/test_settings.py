@@ -54,7 +54,7 @@ def test_an_unknown_key_in_the_file_is_refused(monkeypatch: pytest.MonkeyPatch) 
 def test_no_process_starts_with_numbers_that_make_no_sense(process: list[str], own_home: Path) -> None:
     environment = os.environ | {"GASTOWN_POLICY__HEARTBEAT_LEASE_S": "15"}
     answer = subprocess.run(
-        [sys.executable, "-P", *process], env=environment, capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-P", *process], env=environment, capture_output=True, text=True, timeout=120, check=False
     )
     assert answer.returncode != 0
     assert "heartbeat_lease_s = 15 is shorter than two heartbeats of 10 s" in answer.stderr

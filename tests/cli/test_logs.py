@@ -56,7 +56,7 @@ def test_json_lines(gastown: Gastown, bead_id: str) -> None:
 
 def test_raw_bytes(bead_id: str) -> None:
     argv = [sys.executable, "-P", "-m", "gastown.cli", "logs", bead_id, "--raw"]
-    said = subprocess.run(argv, capture_output=True, timeout=30)
+    said = subprocess.run(argv, capture_output=True, timeout=120)
     assert said.stdout == b"\x1b[31msecond\x1b[0m \x1b[2Jcaf\xc3\xa9\xff\n"
 
 

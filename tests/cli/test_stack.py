@@ -24,7 +24,7 @@ def gastown(*arguments: str, **environment: str) -> subprocess.CompletedProcess[
         [*GASTOWN, *arguments],
         capture_output=True,
         text=True,
-        timeout=90,
+        timeout=250,
         env=os.environ | environment,
         stdin=subprocess.DEVNULL,
     )
@@ -85,7 +85,7 @@ def test_ctrl_c_during_a_start_in_the_foreground_stops_all(own_home: Path, port:
             assert time.monotonic() < deadline
             time.sleep(0.02)
         process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=30)
+        _, errors = process.communicate(timeout=120)
     finally:
         process.kill()
         process.wait()

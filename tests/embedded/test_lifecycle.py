@@ -28,7 +28,7 @@ def test_everything_is_ready(stack: Settings) -> None:
     now = control.read_status(stack)
     assert now.state is StackState.UP
     assert [(child.name, child.state) for child in now.children] == [(name, ChildState.READY) for name in CHILDREN]
-    with urllib.request.urlopen(f"http://{stack.api.bind}/readyz", timeout=5) as answer:
+    with urllib.request.urlopen(f"http://{stack.api.bind}/readyz", timeout=60) as answer:
         assert answer.status == 200
     assert sql(stack, "SELECT count(*) FROM alembic_version") == [(1,)]
 
@@ -166,12 +166,12 @@ def test_an_ordinary_user_can(own_home: Path) -> None:
     settings = settings_of(own_home)
     env = os.environ | {"GASTOWN_API__BIND": settings.api.bind}
     try:
-        made = subprocess.run([*as_nobody, "up", "--detach"], capture_output=True, text=True, env=env, timeout=60)
+        made = subprocess.run([*as_nobody, "up", "--detach"], capture_output=True, text=True, env=env, timeout=250)
         assert (made.returncode, made.stderr) == (0, "")
         now = control.read_status(settings)
         assert [child.state for child in now.children] == [ChildState.READY] * len(CHILDREN)
         assert (own_home / "pg").stat().st_uid == postgres.NOBODY
-        ended = subprocess.run([*as_nobody, "down"], capture_output=True, text=True, env=env, timeout=60)
+        ended = subprocess.run([*as_nobody, "down"], capture_output=True, text=True, env=env, timeout=250)
         assert (ended.returncode, ended.stdout) == (0, "gastown is down\n")
         assert still_there(now) == []
     finally:

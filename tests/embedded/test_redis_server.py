@@ -66,7 +66,7 @@ def test_data_that_keeps_killing_it_is_put_aside(short_dir: Path) -> None:
     data = short_dir / "r-damaged"
     data.mkdir()
     (data / "appendonly.aof").write_text("no append-only file\n")
-    dead = subprocess.run(redis.command(data, short_dir), capture_output=True, text=True, timeout=20)
+    dead = subprocess.run(redis.command(data, short_dir), capture_output=True, text=True, timeout=60)
     assert dead.returncode == 1
     redis.prepare_start(data, 1)
     assert list(data.rglob("appendonly.aof*"))  # Redis 7 has moved it into a folder

@@ -18,7 +18,8 @@ def child(folder: Path, script: str) -> Service:
     return Service(name="c", argv=["/bin/sh", "-c", script], log=folder / "c.log", cwd=folder, env=dict(os.environ))
 
 
-def test_one_that_keeps_dying_is_failing_and_says_why(tmp_path: Path) -> None:
+def test_one_that_keeps_dying_is_failing_and_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(service, "QUICK_DEATH_S", 1e9)  # however late we are told of it
     dying = child(tmp_path, "echo first; echo broken; echo; exit 3")
     gaps = []
     for _ in range(service.FAILING_AFTER):

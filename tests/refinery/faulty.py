@@ -186,7 +186,7 @@ def running() -> Iterator[Workers]:
             assert process.stdin
             process.stdin.close()
             try:
-                process.wait(timeout=30)
+                process.wait(timeout=120)
             except subprocess.TimeoutExpired:
                 process.kill()
 

@@ -43,7 +43,7 @@ def test_two_processes_that_start_the_same_attempt_start_one(town: Town) -> None
         worker.stdin.write(message)
         worker.stdin.close()
         worker.stdin = None
-    pids = {worker.communicate(timeout=30)[0] for worker in workers}
+    pids = {worker.communicate(timeout=120)[0] for worker in workers}
     assert len(pids) == 1
     town.wait_phase(attempt)
     assert len(attempt.of("assignment")) == 1
@@ -180,14 +180,14 @@ def test_inspection_is_quick(town: Town) -> None:
 
     def fastest(name: str) -> float:
         times = []
-        for _ in range(10):
+        for _ in range(50):
             before = time.perf_counter()
             town.runtime.inspect(name)
             times.append(time.perf_counter() - before)
         return min(times)
 
-    assert fastest(attempt.name) < 0.005
-    assert fastest("never-was") < 0.0001 * len(list(processes.processes())) + 0.01
+    assert fastest(attempt.name) < 0.02  # usual is 1 ms
+    assert fastest("never-was") < 0.0005 * len(list(processes.processes())) + 0.05
 
 
 def test_a_process_without_a_name_or_with_none_of_ours_is_not_listed(town: Town) -> None:

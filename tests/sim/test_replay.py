@@ -32,7 +32,7 @@ def fingerprint(outcome: runs.Outcome) -> str:
 def test_a_seed_gives_the_same_history_in_another_process(sim_server: Server, hash_seed: str, seed: int) -> None:
     argv = [sys.executable, "-c", ELSEWHERE, str(seed), str(STEPS)]
     environment = os.environ | {"PYTHONHASHSEED": hash_seed}
-    done = subprocess.run(argv, capture_output=True, text=True, env=environment, timeout=120)
+    done = subprocess.run(argv, capture_output=True, text=True, env=environment, timeout=600)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == fingerprint(runs.run_seed(sim_server, seed, STEPS))
 
@@ -52,7 +52,7 @@ def test_a_failure_is_made_shorter_and_fails_again_from_its_file(sim_server: Ser
     with mutant.installed():
         failed = runs.run_seed(sim_server, 1, 500)
         assert failed.invariant == "a message about what is not committed"
-        shorter = runs.shorten(sim_server, failed, within_s=30)
+        shorter = runs.shorten(sim_server, failed, within_s=300)
         assert shorter.invariant == failed.invariant
         assert len(shorter.labels) <= 5
         runs.save(shorter, tmp_path / "history.json")

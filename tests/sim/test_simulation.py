@@ -36,7 +36,7 @@ def test_fresh_seeds_break_nothing(sim_server: Server) -> None:
     other = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         totals = report.run(sim_server, seed, seeds)
-        told, errors = other.communicate(timeout=1000)
+        told, errors = other.communicate(timeout=3000)
     finally:
         other.kill()
         other.wait()
