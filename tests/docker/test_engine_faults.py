@@ -193,9 +193,9 @@ def test_an_engine_that_dies_in_a_start_leaves_it_open_until_it_is_back(
     assert yard.ends(bead) == [("starting", None, None)]
     engine.start()
     monkeypatch.setattr(docker_runtime, "UNSTARTED_S", 1.0)
+    clock.advance(1)
 
     def settled() -> bool:
-        clock.advance(1)
         yard.look()
         return yard.ends(bead)[0] == ROLLED_BACK
 
