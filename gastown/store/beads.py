@@ -136,6 +136,18 @@ def wait_for_landings(session: Session, bead_id: str, blocker_ids: Sequence[str]
     add_edges(session, [(bead_id, each) for each in session.scalars(query)])
 
 
+def have_others_wait(session: Session, convoy_id: str | None, member_ids: Sequence[str]) -> None:
+    """Whoever waits for these members, and is none, waits for the landings of their convoy too.
+
+    Raises Refused, naming the path, when that closes a cycle.
+    """
+    waiting = select(Bead.id).join(BeadDependency, BeadDependency.bead_id == Bead.id).distinct()
+    waiting = waiting.where(BeadDependency.blocker_id.in_(member_ids), BeadDependency.kind == "blocks")
+    waiting = waiting.where(Bead.convoy_id.is_distinct_from(convoy_id), Bead.status.not_in(TERMINAL))
+    for waiting_id in session.scalars(waiting.order_by(Bead.id)).all():
+        wait_for_landings(session, waiting_id, member_ids)
+
+
 def wait_for_landings_no_more(session: Session, bead_id: str, blocker_id: str) -> list[str]:
     """Undo `wait_for_landings` for a blocker that is none any more, where no other one calls for it. Which landings."""
     statement = text("""
@@ -192,7 +204,8 @@ def reopen(
 ) -> bool:
     """A terminal or reviewed bead is worked on again: attempts count from here.
 
-    `base_sha`: what it starts from; `base_ref`: where that is on the remote, None under the bead's own refs.
+    `base_sha`: what it starts from; `base_ref`: where that is on the remote, None under the bead's own refs. Raises
+    Refused for a landing that others wait for in a circle by now.
     """
     sources = (BeadStatus.IN_REVIEW, BeadStatus.CLOSED, BeadStatus.FAILED)
     cleared: dict[str, object] = dict.fromkeys(
@@ -202,6 +215,9 @@ def reopen(
     values |= {"base_sha": base_sha, "base_ref": base_ref}
     if not move(session, Bead, bead.id, sources, BeadStatus.OPEN, **cleared, **values):
         return False
+    if bead.purpose == Purpose.LANDING:  # who began to wait for a member while it was over waits for it from now on
+        members = select(Bead.id).where(Bead.convoy_id == bead.convoy_id, Bead.rig_id == bead.rig_id)
+        have_others_wait(session, bead.convoy_id, session.scalars(members.where(Bead.purpose.is_(None))).all())
     wake_dependants(session, bead.id)
     escalations.settle_bead(session, bead)
     record(session, bead.town_id, "retried", "another attempt was asked for", actor=actor, bead_id=bead.id)

@@ -118,11 +118,7 @@ def join(session: Session, convoy: Convoy, members: Sequence[Bead], actor: str) 
         landing_id = make_landing(session, convoy, rig_id, actor) if landing is None else landing.id
         beads.add_edges(session, [(landing_id, each) for each in bead_ids], kind="tracks")
         wake(session, landing_id)
-    outside = select(Bead.id).join(BeadDependency, BeadDependency.bead_id == Bead.id).distinct()
-    outside = outside.where(BeadDependency.blocker_id.in_(joined), BeadDependency.kind == "blocks")
-    outside = outside.where(Bead.convoy_id.is_distinct_from(convoy.id), Bead.status.not_in(TERMINAL))
-    for waiting_id in session.scalars(outside.order_by(Bead.id)).all():
-        beads.wait_for_landings(session, waiting_id, joined)
+    beads.have_others_wait(session, convoy.id, joined)
     wake(session, *sorted({*joined, *dependants_of(session, joined)}))
     for bead in members:
         record(session, bead.town_id, "joined", f"member of convoy {convoy.id}", actor=actor, bead_id=bead.id)

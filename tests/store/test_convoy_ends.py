@@ -161,6 +161,25 @@ def test_who_waits_for_a_member_from_outside_waits_for_the_landing(town_id: int,
     assert verdict_of(they.bead(outside)) == Verdict.DISPATCH
 
 
+def test_who_waits_for_a_member_whose_landing_is_opened_again_waits_for_it(town_id: int) -> None:
+    """It began to wait while there was nothing to land on that rig (seed 280417357)."""
+    other: Rig = committed(lambda session: a_rig(session, name="other"))
+    [member], [elsewhere] = they.members(1), they.members(1, other)
+    convoy_id = they.make(town_id, [member, elsewhere])
+    ask(work.cancel, town_id, member)
+    tick()
+    assert they.landings(convoy_id)[0].resolution == Resolution.NO_CHANGES
+    [outside] = they.members(1)
+    ask(edges.block, town_id, outside, member)
+    ask(work.retry, town_id, member)
+    they.finish(member)
+    they.finish(elsewhere)
+    landing = they.landings(convoy_id)[0]
+    assert (they.bead(member).resolution, verdict_of(they.bead(outside))) == (Resolution.MERGED, Verdict.BLOCKED)
+    they.merge(landing.id)
+    assert verdict_of(they.bead(outside)) == Verdict.DISPATCH
+
+
 def test_who_waits_for_no_member_any_more_does_not_wait_for_the_landing(town_id: int) -> None:
     first, second, own = they.members(3)
     convoy_id = they.make(town_id, [first, second])
