@@ -95,7 +95,8 @@ LEFT JOIN LATERAL (
             WHERE r.bead_id = b.id AND r.status = 'failed') AS attempts,
            (SELECT bool_and(o.{IS_TERMINAL}) FROM beads o
             WHERE o.convoy_id = b.convoy_id AND o.purpose = 'landing' AND o.id <> b.id) AS others_over
-) track ON b.purpose = 'landing'
+    WHERE b.purpose = 'landing'  -- as a condition of the join, it would be looked at when all this was added up
+) track ON true
 LEFT JOIN LATERAL (
     SELECT (SELECT o.bead_id FROM merge_requests o
              WHERE o.rig_id = merge.rig_id AND o.target = merge.target AND o.{one_of("status", MERGING)}) AS merging,
