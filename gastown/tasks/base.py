@@ -1,13 +1,16 @@
 """Publishing, and what all tasks share."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 import structlog
 from amqp.exceptions import AMQPError
+from celery import uuid
+from kombu import Queue
 from kombu.exceptions import BatchPublishError
 from kombu.exceptions import OperationalError as BrokerError
+from redis.exceptions import RedisError
 
 from gastown import celery_app
 from gastown.brokers import PUBLISH_TIMEOUT_S
@@ -18,41 +21,42 @@ from gastown.reconcile.actions import AskMerge, Effect, InspectContainers, Start
 log = structlog.get_logger()
 
 POKE_EXPIRES_S = 5  # beat asks again by then
-BROKER_FAILURES = (BrokerError, AMQPError, OSError)  # what kombu raises when the broker is away, and those below it
+BROKER_FAILURES = (
+    BrokerError,
+    AMQPError,
+    RedisError,
+    OSError,
+)  # what kombu raises when the broker is away, and those below it
 
 
-def send(
-    name: str,
-    *args: Any,
-    queue: str = "control",
-    expires_s: float,
-    about: str = "",
-    producer: Any = None,
-    **options: Any,
-) -> None:
+def send(name: str, *args: Any, queue: str = "control", expires_s: float, about: str = "") -> None:
     """Publish one message; `about` is what people see of it besides its arguments.
 
     Raises BrokerUnavailable: after PUBLISH_TIMEOUT_S for a broker that does not answer, and as long for each attempt
     to connect to it before.
     """
-    message: dict[str, Any] = {
-        "args": args,
-        "queue": celery_app.queue(queue),
-        "routing_key": queue,
-        "expires": expires_s,
+    message: dict[str, Any] = {"args": args, "expires": expires_s, "argsrepr": _shown(about, *args)}
+    message |= _delivery(celery_app.queue(queue), expires_s)
+    try:
+        _on_fresh_connection(lambda: app.send_task(name, **message))
+    except BROKER_FAILURES as error:
+        raise BrokerUnavailable(f"the broker does not take messages: {error}", hint="gastown doctor") from error
+
+
+def _shown(about: str, *args: Any) -> str:
+    """A message's arguments as people see them: what they are about first, because Flower cuts what is long."""
+    return repr((about, *args) if about else args)
+
+
+def _delivery(queue: Queue, expires_s: float) -> dict[str, Any]:
+    return {
+        "queue": queue,
+        "routing_key": queue.routing_key,
         "expiration": expires_s,  # RabbitMQ drops it by then, also when there is no worker to find it too old
-        "argsrepr": repr((about, *args) if about else args),  # first, because Flower cuts what is long
         "timeout": PUBLISH_TIMEOUT_S,
         "confirm_timeout": PUBLISH_TIMEOUT_S,
         "retry": False,
-    } | options
-    try:
-        if producer is not None:
-            app.send_task(name, producer=producer, **message)
-        else:
-            _on_fresh_connection(lambda: app.send_task(name, **message))
-    except BROKER_FAILURES as error:
-        raise BrokerUnavailable(f"the broker does not take messages: {error}", hint="gastown doctor") from error
+    }
 
 
 def _on_fresh_connection(publishing: Callable[[], object]) -> None:
@@ -105,26 +109,70 @@ def _send_batch(effects: Sequence[Effect]) -> None:
 
 
 def _send_each(effects: Sequence[Effect], producer: Any) -> None:
-    declared: set[str] = set()  # declaring a queue takes as long as sending to it
+    drafts: dict[_Kind, _Draft] = {}
     for effect in effects:
-        name, key, queue, expires_s = _message(effect)
-        options: dict[str, Any] = {"declare": []} if queue in declared else {}
-        about = "" if isinstance(effect, InspectContainers) else effect.about
-        send(name, key, queue=queue, expires_s=expires_s, about=about, producer=producer, **options)
-        declared.add(queue)
+        kind, key = _message(effect)
+        if kind not in drafts:
+            drafts[kind] = _Draft(kind)
+        drafts[kind].send(key, "" if isinstance(effect, InspectContainers) else effect.about, producer)
 
 
-def _message(effect: Effect) -> tuple[str, str | int, str, float]:
-    """The task, what it is about, the queue, and for how long it is worth while."""
+class _Kind(NamedTuple):
+    """What messages have in common that can be drafted together."""
+
+    task: str
+    queue: str
+    expires_s: float  # for how long they are worth while
+
+
+class _Draft:
+    """Messages that differ in their argument alone: Celery words them once, which takes longer than sending them.
+
+    They are what `send` would have made of each; a test compares them.
+    """
+
+    def __init__(self, kind: _Kind) -> None:
+        task, parent = app.tasks.get(kind.task), app.current_worker_task
+        queue = celery_app.queue(kind.queue)
+        self._task = kind.task
+        self._delivery = _delivery(queue, kind.expires_s)
+        self._declare = [queue]
+        self._root_id = parent and (parent.request.root_id or parent.request.id)
+        self._draft = app.amqp.create_task_message(
+            "",
+            kind.task,
+            expires=kind.expires_s,
+            reply_to=app.thread_oid,
+            time_limit=task and task.time_limit,
+            soft_time_limit=task and task.soft_time_limit,
+            parent_id=parent and parent.request.id,
+            ignore_result=None,
+        )
+
+    def send(self, key: str | int, about: str, producer: Any) -> None:
+        """One of them. Raises one of BROKER_FAILURES."""
+        task_id = uuid()
+        own = {"id": task_id, "root_id": self._root_id or task_id, "argsrepr": _shown(about, key)}
+        message = self._draft._replace(
+            headers=self._draft.headers | own,
+            properties=self._draft.properties | {"correlation_id": task_id},
+            body=((key,), *self._draft.body[1:]),
+        )
+        app.amqp.send_task_message(producer, self._task, message, **self._delivery, declare=self._declare)
+        self._declare = []  # declaring a queue takes as long as sending to it
+
+
+def _message(effect: Effect) -> tuple[_Kind, str | int]:
+    """Its task, where it is sent, and what it is about."""
     match effect:
         case StartContainer(dispatch_id=key, node=node):
-            return "gastown.start_container", key, node_queue(node), START_EXPIRES_S
+            return _Kind("gastown.start_container", node_queue(node), START_EXPIRES_S), key
         case StopContainer(dispatch_id=key, node=node):
-            return "gastown.stop_container", key, node_queue(node), START_EXPIRES_S
+            return _Kind("gastown.stop_container", node_queue(node), START_EXPIRES_S), key
         case InspectContainers(node=node):
-            return "gastown.inspect_containers", node, watch_queue(node), POKE_EXPIRES_S
+            return _Kind("gastown.inspect_containers", watch_queue(node), POKE_EXPIRES_S), node
         case AskMerge(merge_id=merge_id):
-            return "gastown.merge", merge_id, "merge", START_EXPIRES_S
+            return _Kind("gastown.merge", "merge", START_EXPIRES_S), merge_id
 
 
 def poke(town_id: int | None = None) -> bool:

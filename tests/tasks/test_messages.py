@@ -1,18 +1,20 @@
 """What people see of messages: which bead each is about. And what `celery call` may be given."""
 
 import json
+from datetime import UTC, datetime
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from structlog.testing import capture_logs
 
-from gastown.celery_app import app
+from gastown.celery_app import START_EXPIRES_S, app
 from gastown.commands import work
 from gastown.db import transaction
 from gastown.models import Bead, Dispatch
-from gastown.reconcile.actions import TITLE_LENGTH, bead_named
+from gastown.reconcile.actions import TITLE_LENGTH, AskMerge, Effect, InspectContainers, StopContainer, bead_named
 from gastown.states import BeadStatus
-from gastown.tasks.base import publish_all
+from gastown.tasks.base import POKE_EXPIRES_S, publish_all, send
 from gastown.tasks.reconcile import dispatch
 from tests.builders import a_bead, a_node, a_rig, an_attempt, the_api_is_there
 from tests.conftest import Clock
@@ -21,9 +23,14 @@ from tests.ticks import tick
 
 def shown(queue: str) -> list[str]:
     """As Flower shows the arguments of what waits in a queue, oldest first."""
+    return [each["headers"]["argsrepr"] for each in waiting(queue)]
+
+
+def waiting(queue: str) -> list[dict[str, Any]]:
+    """The messages in a queue, oldest first."""
     with app.connection_for_write() as connection:
-        waiting: list[Any] = connection.default_channel.client.lrange(queue, 0, -1)
-    return [json.loads(each)["headers"]["argsrepr"] for each in reversed(waiting)]
+        stored: list[Any] = connection.default_channel.client.lrange(queue, 0, -1)
+    return [json.loads(each) for each in reversed(stored)]
 
 
 def test_a_start_and_a_stop_name_their_bead(clock: Clock) -> None:
@@ -40,6 +47,34 @@ def test_a_start_and_a_stop_name_their_bead(clock: Clock) -> None:
         stops = work.cancel(session, bead.town_id, bead.id)
     publish_all(stops)
     assert shown("node.here")[1:] == [repr((named, str(attempt.id)))] * len(stops)
+
+
+def test_messages_of_a_batch_are_what_celery_makes_of_each(database: str) -> None:
+    """But for what is each one's own."""
+    stops: list[Effect] = [StopContainer(dispatch_id=str(uuid4()), node="here", about="a bead") for _ in range(2)]
+    assert publish_all([*stops, AskMerge(merge_id=7, about="a bead"), InspectContainers(node="here")])
+    for stop in stops:
+        send("gastown.stop_container", stop.dispatch_id, queue="node.here", expires_s=START_EXPIRES_S, about="a bead")
+    send("gastown.merge", 7, queue="merge", expires_s=START_EXPIRES_S, about="a bead")
+    send("gastown.inspect_containers", "here", queue="watch.here", expires_s=POKE_EXPIRES_S)
+    for queue in ("node.here", "merge", "watch.here"):
+        sent = waiting(queue)
+        drafted, made = sent[: len(sent) // 2], sent[len(sent) // 2 :]
+        assert len({each["headers"]["id"] for each in sent}) == len(sent)
+        assert [without_its_own(each) for each in drafted] == [without_its_own(each) for each in made]
+
+
+def without_its_own(message: dict[str, Any]) -> dict[str, Any]:
+    """A message without its id, and without when it expires to the second."""
+    headers, properties = message["headers"], message["properties"]
+    assert headers["root_id"] == headers["id"] == properties["correlation_id"]
+    expires = datetime.fromisoformat(headers["expires"]) - datetime.now(UTC)
+    left = dict.fromkeys(("id", "root_id"))
+    assert properties.pop("argsrepr", headers["argsrepr"]) == headers["argsrepr"]  # Celery's leftover
+    return message | {
+        "headers": headers | left | {"expires": round(expires.total_seconds() / 60)},
+        "properties": properties | dict.fromkeys(("correlation_id", "delivery_tag")),
+    }
 
 
 def test_a_long_title_is_cut() -> None:
