@@ -49,6 +49,7 @@ def installed(world: "World") -> Iterator[None]:
     changes: list[tuple[Any, str, Any]] = [
         (db, "_engine_of", engine_of),
         (app, "send_task", world.broker.send_task),
+        (app.amqp, "send_task_message", world.broker.send_task_message),
         (app, "producer_or_acquire", world.broker.producer_or_acquire),
         (registry, "FACTORIES", dict.fromkeys(registry.FACTORIES, lambda: world.runtime)),
         (merging, "prepare", targets.prepare),

@@ -44,6 +44,9 @@ class Outside:
         if name in KINDS:
             self.messages.add((KINDS[name], self.number(str(args[0]))))
 
+    def send_task_message(self, _: Any, name: str, message: Any, **__: Any) -> None:
+        self.send_task(name, message.body[0])
+
     # --- the runtime
 
     def start(self, spec: RunSpec) -> Handle | None:
@@ -132,6 +135,7 @@ def take_place(outside: Outside, patch: pytest.MonkeyPatch) -> None:
     """From now on the product meets this outside, and its tasks stop at their steps."""
     patch.setattr(registry, "get", lambda name: outside)  # not through its cache, which would outlive the test
     patch.setattr(app, "send_task", outside.send_task)
+    patch.setattr(app.amqp, "send_task_message", outside.send_task_message)
     for name in ("prepare", "push", "land", "contains", "release"):
         patch.setattr(merging, name, getattr(outside, name))
     patch.setattr(containers, "in_transaction", gated)
