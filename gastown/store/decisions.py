@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime
 
 from sqlalchemy import text
@@ -10,7 +11,7 @@ from sqlalchemy.orm import Session
 from gastown.reconcile.decision import Decision
 from gastown.reconcile.views import BeadView, dump
 from gastown.states import Verdict
-from gastown.store.views import LoadedBead
+from gastown.store.views import Loaded, LoadedBead
 
 # One parameter for all rows: an array for each column costs three times as much to write down.
 # An action on another bead of the batch may have woken this one meanwhile: claiming had cleared its wake_at.
@@ -57,3 +58,18 @@ def _is_new(bead: LoadedBead, decision: Decision) -> bool:
 def _tells_more(bead: LoadedBead, decision: Decision) -> bool:
     """The same verdict for another reason. A later time alone is no other reason."""
     return decision.verdict is not Verdict.COOLDOWN and bead.verdict_reason != decision.reason
+
+
+def found_ready(decided: Sequence[tuple[LoadedBead, BeadView, Decision]], now: datetime) -> dict[str, Loaded]:
+    """Of beads whose decisions this transaction has noted: those that only a slot is missing for, as they are now.
+
+    A second look would find the same. Nothing was done about them, and nobody else changes what their rules read, in
+    rows beside theirs as well, without locking or waking them.
+    """
+    found = {}
+    for bead, view, decision in decided:
+        if decision.verdict is Verdict.READY and not decision.actions:
+            verdict, reason, rule = decision.verdict, decision.reason, decision.rule
+            noted = replace(bead, verdict=verdict, verdict_reason=reason, verdict_rule=rule, looked_at=now)
+            found[bead.id] = noted, view
+    return found

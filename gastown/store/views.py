@@ -1,7 +1,7 @@
 """Rows into views: one query for a batch, however many beads it has. What cannot be read costs its own bead only."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -138,6 +138,9 @@ class LoadedBead:
     looked_at: datetime | None
 
 
+Loaded = tuple[LoadedBead, BeadView]
+
+
 def load_views(
     session: Session,
     bead_ids: Sequence[str],
@@ -145,24 +148,27 @@ def load_views(
     numbers: Policies,
     slots: dict[str, Slot] | None = None,
     faults: dict[str, str] | None = None,
-) -> list[tuple[LoadedBead, BeadView]]:
+    known: Mapping[str, Loaded] | None = None,
+) -> list[Loaded]:
     """The beads, ascending, each with what the rules may see of it. To decide, the caller has locked their rows before:
     what a query sees that locks them itself may be older than the lock.
 
     A row that this version cannot read (a newer one wrote it) is reported and left out; `faults` gets why, by bead.
+    What is `known` is not read again.
     """
-    if not bead_ids:
-        return []
-    read = []
-    for row in session.execute(_VIEWS, {"bead_ids": list(bead_ids)}):
+    slots, known = slots or {}, known or {}
+    seen = [known[each] for each in bead_ids if each in known]
+    read = [(bead, replace(view, slot=slots.get(bead.id))) for bead, view in seen]
+    unread = [each for each in bead_ids if each not in known]
+    for row in session.execute(_VIEWS, {"bead_ids": unread}) if unread else ():
         try:
             policy = numbers.rigs.get(row.rig_id, numbers.town)
-            read.append((_bead(row), _view(row, now, policy, (slots or {}).get(row.id))))
+            read.append((_bead(row), _view(row, now, policy, slots.get(row.id))))
         except (ValueError, TypeError) as error:
             log.error("row_unreadable", bead=row.id, error=str(error))
             if faults is not None:
                 faults[row.id] = f"one of its rows cannot be read by this version ({error})"
-    return read
+    return sorted(read, key=lambda each: each[0].id) if seen else read
 
 
 def _bead(row: Row[Any]) -> LoadedBead:

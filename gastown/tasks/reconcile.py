@@ -16,8 +16,9 @@ from gastown.errors import GastownError, RequestError
 from gastown.reconcile import decide
 from gastown.reconcile.actions import Effect
 from gastown.reconcile.views import Slot
-from gastown.store import claims, counters, escalations, policies, rule_errors, views
+from gastown.store import claims, counters, decisions, escalations, policies, rule_errors, views
 from gastown.store.policies import Policies
+from gastown.store.views import Loaded
 from gastown.tasks import correcting
 from gastown.tasks.base import poke, publish_all, send
 
@@ -93,19 +94,27 @@ def _batch(session: Session, town_id: int) -> Batch | None:
     now = claims.clock(session)
     due = claims.claim_due(session, town_id, now, limit=BATCH)
     numbers = policies.load_policies(session, town_id)  # after the claim, so that a rig made meanwhile is among them
-    effects = _decide(session, due, now, numbers)
+    effects, ready = _decide(session, due, now, numbers)
     slots = claims.claim_ready(session, town_id, now, BATCH, numbers)
-    effects += _decide(session, sorted(slots), now, numbers, slots)
+    effects += _decide(session, sorted(slots), now, numbers, slots, ready)[0]
     return Batch(bool(due or slots), effects, now)
 
 
 def _decide(
-    session: Session, bead_ids: list[str], now: datetime, numbers: Policies, slots: dict[str, Slot] | None = None
-) -> list[Effect]:
-    """Of beads that are locked. One that cannot be read, or whose rule raises, costs itself a delay (S37)."""
+    session: Session,
+    bead_ids: list[str],
+    now: datetime,
+    numbers: Policies,
+    slots: dict[str, Slot] | None = None,
+    known: dict[str, Loaded] | None = None,
+) -> tuple[list[Effect], dict[str, Loaded]]:
+    """Of beads that are locked: the effects, and those that are ready now, for which a slot may be free.
+
+    One that cannot be read, or whose rule raises, costs itself a delay (S37).
+    """
     decided: list[Decided] = []
     unreadable: dict[str, str] = {}
-    for bead, view in views.load_views(session, bead_ids, now, numbers, slots, unreadable):
+    for bead, view in views.load_views(session, bead_ids, now, numbers, slots, unreadable, known):
         try:
             decided.append((bead, view, decide(view, now, numbers.rigs[bead.rig_id])))
         except Exception as error:
@@ -114,7 +123,7 @@ def _decide(
     for bead_id, fault in unreadable.items():
         counters.count(session, counters.ROWS_UNREADABLE)
         rule_errors.put_off(session, bead_id, now, numbers.town, fault)
-    return apply(session, decided, now, numbers.rigs)
+    return apply(session, decided, now, numbers.rigs), decisions.found_ready(decided, now)
 
 
 @app.task(name="gastown.resync", max_retries=0, soft_time_limit=60, time_limit=70)
