@@ -6,15 +6,23 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from functools import cache
+from functools import cache, partial
+from select import POLLIN, poll
 from typing import Any, TypeVar
 
 import psycopg
 from psycopg.abc import AdaptContext, Buffer
 from psycopg.adapt import Loader
 from psycopg.pq import Format
-from sqlalchemy import Connection, DateTime, Engine, Function, create_engine, event, func
-from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, NotSupportedError, ProgrammingError
+from sqlalchemy import Connection, DateTime, Dialect, Engine, Function, create_engine, event, func
+from sqlalchemy.exc import (
+    DataError,
+    DBAPIError,
+    IntegrityError,
+    InvalidatePoolError,
+    NotSupportedError,
+    ProgrammingError,
+)
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session
 
@@ -45,9 +53,25 @@ def gastown_now() -> Function[datetime]:
 def make_engine(url: str, *, session_options: str = IN_UTC, **options: Any) -> Engine:
     session = f"{TIMEOUTS} {session_options}"
     arguments = {"connect_timeout": CONNECT_TIMEOUT_S, "options": session, "application_name": "gastown"} | CUT_OFF
-    engine = create_engine(url, **{"connect_args": arguments, "pool_pre_ping": True} | options)
+    engine = create_engine(url, **{"connect_args": arguments} | options)
     event.listen(engine, "connect", _read_any_time)
+    event.listen(engine, "checkout", partial(_look_at, engine.dialect))
     return engine
+
+
+def _look_at(dialect: Dialect, connection: Any, _record: object, _proxy: object) -> None:
+    """Lets no connection be used again that its server has closed; the pool makes another one.
+
+    A server that closes a connection says so, and one that is cut off is found out by CUT_OFF: so only a connection
+    from which something has come meanwhile has its server asked, which takes as long as a statement.
+    """
+    try:
+        meanwhile = poll()
+        meanwhile.register(connection.fileno(), POLLIN)
+        if meanwhile.poll(0):
+            dialect.do_ping(connection)
+    except psycopg.Error as error:
+        raise InvalidatePoolError from error
 
 
 class _AnyTime(Loader):
@@ -87,7 +111,7 @@ def _engine_of(pid: int) -> Engine:
 
 @cache
 def _quick_engine_of(pid: int) -> Engine:
-    options = {"isolation_level": "AUTOCOMMIT", "pool_pre_ping": False, "pool_size": 2, "max_overflow": 8}
+    options = {"isolation_level": "AUTOCOMMIT", "pool_size": 2, "max_overflow": 8}
     return make_engine(get_settings().database, session_options=f"{IN_UTC} -c synchronous_commit=off", **options)
 
 
@@ -104,11 +128,10 @@ def transaction() -> Iterator[Session]:
 
 @contextmanager
 def one_statement() -> Iterator[Connection]:
-    """For a single statement that comes often and may be lost, such as a heartbeat: a quarter of the ways to Postgres.
+    """For a single statement that comes often and may be lost, such as a heartbeat: a third of the ways to Postgres.
 
-    It is a transaction by itself, and a crash of Postgres may undo it unless something else was committed since. The
-    connection is not looked at beforehand, so after a restart of Postgres its first use fails (`is_away`), and only
-    that one. Raises DatabaseUnavailable.
+    It is a transaction by itself, and a crash of Postgres may undo it unless something else was committed since.
+    Raises DatabaseUnavailable.
     """
     with _translated(), _quick_engine_of(os.getpid()).begin() as connection:
         yield connection

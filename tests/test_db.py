@@ -3,6 +3,7 @@
 import threading
 from datetime import UTC, datetime, timedelta
 
+import psycopg
 import pytest
 from sqlalchemy import create_engine, func, select, text
 from sqlalchemy.exc import DBAPIError
@@ -121,6 +122,25 @@ def test_a_connection_that_is_cut_is_temporary_and_the_next_one_works(database: 
     assert lost.value.hint == "gastown up"
     with transaction() as session:
         assert session.scalar(text("SELECT 1")) == 1
+
+
+def test_a_connection_that_was_cut_while_nobody_used_it_is_not_used_again(database: str) -> None:
+    with transaction() as session:
+        cut = session.scalar(text("SELECT pg_backend_pid()"))
+    with psycopg.connect(database.replace("+psycopg", ""), autocommit=True) as other:
+        other.execute("SELECT pg_terminate_backend(%s, 10000)", [cut])
+    with transaction() as session:
+        assert session.scalar(text("SELECT pg_backend_pid()")) != cut
+
+
+def test_a_connection_on_which_something_came_is_used_again(database: str) -> None:
+    with transaction() as session:
+        listening = session.scalar(text("SELECT pg_backend_pid()"))
+        session.execute(text("LISTEN anything"))
+    with psycopg.connect(database.replace("+psycopg", ""), autocommit=True) as other:
+        other.execute("NOTIFY anything")
+    with transaction() as session:
+        assert session.scalar(text("SELECT pg_backend_pid()")) == listening
 
 
 def test_a_server_that_is_not_there(own_home: object, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -78,7 +78,6 @@ class Server:
 
     def _make_engine(self) -> Engine:
         engine = db.make_engine(self._url_of(TEMPLATE), pool_size=5, max_overflow=60)
-        engine.pool._pre_ping = False  # the server is ours; a ping costs as much as a statement
         event.listen(engine, "do_connect", self._direct)
         event.listen(engine, "connect", self._configure)
         event.listen(engine, "before_cursor_execute", self._before_statement)
