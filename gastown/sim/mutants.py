@@ -173,7 +173,7 @@ MUTANTS = (
     ),
     _of(
         "two reconcilers decide for one town at a time",
-        (f"{CLAIMS}:try_lock_town", "return bool(", "return True or bool("),
+        (f"{CLAIMS}:try_lock_town", "return asked.now if asked.ours else None", "return asked.now"),
         (f"{CLAIMS}:_lock_nodes", ".with_for_update(key_share=True)", ""),
         theme=Theme.CONTENTION,
     ),

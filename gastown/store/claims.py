@@ -5,7 +5,7 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ARRAY, Row, Text, TextClause, and_, any_, func, literal, or_, select, text
+from sqlalchemy import ARRAY, Row, Text, TextClause, and_, any_, literal, or_, select, text
 from sqlalchemy.orm import Session
 
 from gastown.db import gastown_now
@@ -19,9 +19,15 @@ from gastown.store.policies import Policies
 TOWN_LOCKS = 7_271  # the advisory lock class of towns; the second key is the town's id
 
 
-def try_lock_town(session: Session, town_id: int) -> bool:
-    """The right to decide for this town until the transaction ends. False: somebody else has it."""
-    return bool(session.scalar(select(func.pg_try_advisory_xact_lock(TOWN_LOCKS, town_id))))
+_LOCK = text(f"""
+WITH asked AS MATERIALIZED (SELECT pg_try_advisory_xact_lock({TOWN_LOCKS}, CAST(:town_id AS int)) AS ours)
+SELECT ours, gastown_now() AS now FROM asked""")
+
+
+def try_lock_town(session: Session, town_id: int) -> datetime | None:
+    """The right to decide for this town until the transaction ends, and the time then. None: somebody else has it."""
+    asked = session.execute(_LOCK, {"town_id": town_id}).one()
+    return asked.now if asked.ours else None
 
 
 def clock(session: Session) -> datetime:
@@ -137,15 +143,22 @@ def _lock_nodes(session: Session) -> set[int]:
     return set(session.scalars(select(Node.id).order_by(Node.id).with_for_update(key_share=True)))
 
 
+# The time is taken once, so that an index finds what is due by it.
+_LOOK = text("""
+WITH clock AS MATERIALIZED (SELECT gastown_now() AS now)
+SELECT clock.now,
+       EXISTS (SELECT FROM beads WHERE town_id = towns.id AND wake_at <= clock.now) AS due,
+       breaker_opened_at IS NOT NULL
+           OR EXISTS (SELECT FROM beads WHERE town_id = towns.id AND ready_at IS NOT NULL) AS in_want
+FROM towns CROSS JOIN clock WHERE towns.id = :town_id""")
+
+
 def something_due(session: Session, town_id: int) -> bool:
     """Whether another batch would find work: something due, or ready with a slot free for it."""
-    now = clock(session)
-    due = select(Bead.id).where(Bead.town_id == town_id, Bead.wake_at <= now).limit(1)
-    if session.scalar(due) is not None:
-        return True
-    if not _is_in_want(session, town_id):
-        return False
-    room = read_room(session, town_id, now)
+    seen = session.execute(_LOOK, {"town_id": town_id}).one_or_none()
+    if seen is None or seen.due or not seen.in_want:
+        return seen is not None and seen.due
+    room = read_room(session, town_id, seen.now)
     if room.slots == 0 or not room.open_rigs:
         return False
     values = {"town_id": town_id, "rig_ids": room.open_rigs, "wanted": 1, "skipped": []}
@@ -160,9 +173,8 @@ def _of_presets(room: Room) -> dict[str, Any]:
 
 def _is_in_want(session: Session, town_id: int) -> bool:
     """Whether it matters what may be started: a bead is ready, or the breaker waits for a start to close it."""
-    ready = select(Bead.id).where(Bead.town_id == town_id, Bead.ready_at.is_not(None))
-    statement = select(or_(ready.exists(), Town.breaker_opened_at.is_not(None))).where(Town.id == town_id)
-    return bool(session.scalar(statement))
+    seen = session.execute(_LOOK, {"town_id": town_id}).one_or_none()
+    return seen is not None and seen.in_want
 
 
 def towns_with_work(session: Session) -> list[int]:

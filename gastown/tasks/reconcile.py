@@ -89,9 +89,9 @@ class Batch(NamedTuple):
 
 def _batch(session: Session, town_id: int) -> Batch | None:
     """Due beads are decided, then as many ready ones as there are free slots. None: the town is somebody else's."""
-    if not claims.try_lock_town(session, town_id):
+    now = claims.try_lock_town(session, town_id)
+    if now is None:
         return None
-    now = claims.clock(session)
     due = claims.claim_due(session, town_id, now, limit=BATCH)
     numbers = policies.load_policies(session, town_id)  # after the claim, so that a rig made meanwhile is among them
     effects, ready = _decide(session, due, now, numbers)
