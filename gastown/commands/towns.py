@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import func, select, update
+from sqlalchemy import bindparam, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
@@ -105,8 +105,13 @@ def sound_labels(labels: Sequence[str]) -> list[str]:
         raise UsageError(str(error), hint="--node-label gpu") from error
 
 
+_RIG = select(Rig).where(
+    Rig.town_id == bindparam("town_id"), Rig.name == bindparam("name")
+)  # built once: each sling asks
+
+
 def get_rig(session: Session, town_id: int, name: str) -> Rig:
-    rig = session.scalar(select(Rig).where(Rig.town_id == town_id, Rig.name == name))
+    rig = session.scalar(_RIG, {"town_id": town_id, "name": name})
     if rig is None:
         names = ", ".join(session.scalars(select(Rig.name).where(Rig.town_id == town_id).order_by(Rig.name)))
         raise NotFound("rig", name, hint=f"known rigs: {names}" if names else "gastown rig add PATH --gate CMD")
