@@ -143,13 +143,14 @@ def _lock_nodes(session: Session) -> set[int]:
     return set(session.scalars(select(Node.id).order_by(Node.id).with_for_update(key_share=True)))
 
 
-# The time is taken once, so that an index finds what is due by it.
+# The first that will be due, or is: one row of an index, whatever waits.
 _LOOK = text("""
 WITH clock AS MATERIALIZED (SELECT gastown_now() AS now)
 SELECT clock.now,
-       EXISTS (SELECT FROM beads WHERE town_id = towns.id AND wake_at <= clock.now) AS due,
+       coalesce((SELECT wake_at FROM beads WHERE town_id = :town_id AND wake_at IS NOT NULL
+                 ORDER BY wake_at LIMIT 1) <= clock.now, false) AS due,
        breaker_opened_at IS NOT NULL
-           OR EXISTS (SELECT FROM beads WHERE town_id = towns.id AND ready_at IS NOT NULL) AS in_want
+           OR EXISTS (SELECT FROM beads WHERE town_id = :town_id AND ready_at IS NOT NULL) AS in_want
 FROM towns CROSS JOIN clock WHERE towns.id = :town_id""")
 
 
