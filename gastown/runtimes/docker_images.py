@@ -6,7 +6,7 @@ from gastown.agent.protocol import PROTOCOL
 from gastown.errors import RuntimeUnavailable, StartMisconfigured, StartRefused
 from gastown.runtimes.docker_engine import Engine, EngineDown, EngineSaid, unexpected
 from gastown.runtimes.docker_making import SUPERVISOR
-from gastown.runtimes.docker_refusals import ENGINES_DISK, is_disk_full
+from gastown.runtimes.docker_refusals import ENGINES_DISK, is_disk_full, is_passing
 
 PULL_S = 25.0  # the whole start may take 60 s
 SPOKEN = (PROTOCOL, PROTOCOL - 1)  # the API serves both: attempts outlive an upgrade
@@ -30,7 +30,7 @@ def require(engine: Engine, image: str | None, *, supervised: bool) -> str:
     except RuntimeUnavailable as error:
         raise StartRefused(str(error), hint=error.hint) from error
     if found is None:
-        raise _missing(image, "it was pulled, and is gone again")
+        raise _not_had(image, "it was pulled, and is gone again")
     if supervised:
         check_supervisor(image, found)
     return str(found["Id"])
@@ -53,9 +53,9 @@ def _pull(engine: Engine, image: str) -> None:
     try:
         for said in engine.pulled(image, PULL_S):
             if "error" in said:
-                raise _missing(image, str(said["error"]))
+                raise _not_had(image, str(said["error"]))
     except EngineSaid as said:
-        raise _missing(image, said.words) from said
+        raise _not_had(image, said.words) from said
     except EngineDown:
         raise
     except RuntimeUnavailable as error:
@@ -63,9 +63,12 @@ def _pull(engine: Engine, image: str) -> None:
         raise StartRefused(what, hint=_hint(image)) from error
 
 
-def _missing(image: str, why: str) -> StartRefused:
+def _not_had(image: str, why: str) -> StartRefused:
     if is_disk_full(why):
         return StartRefused(f"the image {image} cannot be pulled, the disk is full: {why[:300]}", hint=ENGINES_DISK)
+    if is_passing(why):
+        what = f"the image {image} is not on this node, and its registry fails: {why[:300]}"
+        return StartRefused(what, hint=_hint(image))
     return StartMisconfigured(
         f"the image {image} is not on this node and cannot be pulled: {why[:300]}", hint=_hint(image)
     )

@@ -19,6 +19,11 @@ _HINTS = (  # what no second try mends, and what does
     ("not a directory|Duplicate mount point|invalid mount", "correct the mounts: gastown rig set RIG --mount"),
 )
 
+_SETTLED = "not found|denied|unauthorized|unknown"  # what a registry says that knows; an image may be called anything
+_PASSING = (  # one that was not there for a moment, or had too many pulls; as registries and Go say it
+    r"toomanyrequests|too many requests|unexpected HTTP status: 5|timeout|timed out|deadline exceeded|\bEOF\b"
+    "|connection reset|server misbehaving|temporary failure|unreachable|no route to host"
+)
 ENGINES_DISK = "docker system df, on the node, says what takes the space"
 
 
@@ -36,3 +41,8 @@ def refusal(said: EngineSaid, image: str) -> StartRefused:
 def is_disk_full(words: str) -> bool:
     """As Go, Python and git say it."""
     return re.search("no space left on device|disk quota exceeded", words, re.IGNORECASE) is not None
+
+
+def is_passing(words: str) -> bool:
+    """Whether a pull that failed like this may work later with nothing put right."""
+    return not re.search(_SETTLED, words, re.IGNORECASE) and re.search(_PASSING, words, re.IGNORECASE) is not None
