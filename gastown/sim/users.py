@@ -192,7 +192,7 @@ class Users:
                 return lambda session: edges.block(session, town_id, key, other)
             case "unblock":
                 other = self.world.beads[rest[1]][0]
-                return lambda session: edges.unblock(session, town_id, key, other)
+                return lambda session: edges.unblock(session, town_id, key, other) and []
             case _:
                 raise ValueError(f"nobody can wish for {wish}")
 
