@@ -57,16 +57,17 @@ def _check_landed(oracles: "Oracles", head: str, landing: Landing, requests: lis
     if not requests:
         oracles.fail("a head was merged that nobody asked for", head)
         return
-    bead = oracles.now.tables["beads"][requests[0]["bead_id"]]
-    name = oracles.world.name_of_merge(requests[0])
-    if requests[0]["target"] != landing.branch:
+    request = max(requests, key=lambda row: int(row["id"]))  # one that was called off may have had the same head
+    bead = oracles.now.tables["beads"][request["bead_id"]]
+    name = oracles.world.name_of_merge(request)
+    if request["target"] != landing.branch:
         if bead["resolution"] != "merged":
             oracles.fail("landed, and its bead was not merged", name)
-    elif bead["status"] != "in_review" or requests[0]["status"] in ("closed", "failed"):
+    elif bead["status"] != "in_review" or request["status"] in ("closed", "failed"):
         state = f"{bead['status']} {bead['resolution'] or ''}".strip()
-        oracles.fail("merged, and its bead did not want it", f"{name}: {state}, request {requests[0]['status']}")
+        oracles.fail("merged, and its bead did not want it", f"{name}: {state}, request {request['status']}")
     else:
-        reviewed.check_landed(oracles, requests[0])
+        reviewed.check_landed(oracles, request)
     target = oracles.world.targets.of(landing.rig_id, landing.branch)
     heads = oracles.heads[bead["id"]]
     merges = [each for each in target.above[target.head] if target.merged_head.get(each) in heads]
