@@ -190,7 +190,7 @@ MUTANTS = (
         "an adoption that does not look at the hook",
         (f"{ATTEMPTS}:_wanted", "return session.scalar(statement) is not None", "return True"),
         theme=Theme.OUTAGES,
-        begin=1011,
+        begin=2007,
     ),
     _of(
         "leases that run while the API is away",
