@@ -14,16 +14,14 @@ from gastown.runtimes import registry
 __all__ = ["app"]
 
 _folder = Path(os.environ[faults.FOLDER])
-_real, _send = registry.FACTORIES["process"], app.send_task
+_real, _send = registry.FACTORIES["process"], app.amqp.send_task_message
 registry.FACTORIES["process"] = lambda: faults.FaultyRuntime(_real(), _folder)
 
 
-def _post(name: str, args: Any = None, *others: Any, **options: Any) -> Any:
+def _post(producer: Any, name: str, message: Any, **options: Any) -> None:
     """What the product takes for a broker: it never complains, and may lose a message or deliver it twice."""
-    sent = None
-    for _ in range(_copies(name, args)):
-        sent = _send(name, args, *others, **options)
-    return sent
+    for _ in range(_copies(name, message.body[0])):
+        _send(producer, name, message, **options)
 
 
 def _copies(name: str, args: Any) -> int:
@@ -34,4 +32,4 @@ def _copies(name: str, args: Any) -> int:
     return faults.copies_of_message(_folder, dispatch.bead_id, dispatch.epoch)
 
 
-app.send_task = _post
+app.amqp.send_task_message = _post
