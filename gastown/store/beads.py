@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterable, Mapping, Sequence
 
-from sqlalchemy import func, select, text
+from sqlalchemy import Select, func, select, text
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, aliased
@@ -110,7 +110,7 @@ def add_blockers(session: Session, bead_id: str, blocker_ids: Iterable[str], tow
     wake(session, bead_id)
 
 
-def wait_for_landings(session: Session, bead_id: str, blocker_ids: Sequence[str]) -> None:
+def wait_for_landings(session: Session, bead_id: str, blocker_ids: Sequence[str] | Select[str]) -> None:
     """What members of a convoy made is in the target when it has landed: who is no member waits for that as well.
 
     Raises Refused, naming the path, when that closes a cycle.
@@ -205,7 +205,7 @@ def reopen(
     """A terminal or reviewed bead is worked on again: attempts count from here.
 
     `base_sha`: what it starts from; `base_ref`: where that is on the remote, None under the bead's own refs. Raises
-    Refused for a landing that others wait for in a circle by now.
+    Refused when by now beads and landings would wait for each other in a circle.
     """
     sources = (BeadStatus.IN_REVIEW, BeadStatus.CLOSED, BeadStatus.FAILED)
     cleared: dict[str, object] = dict.fromkeys(
@@ -213,8 +213,12 @@ def reopen(
     )
     values: dict[str, object] = {"wake_at": gastown_now(), "attempts_from": last_epoch(session, bead.id)}
     values |= {"base_sha": base_sha, "base_ref": base_ref}
+    was_over = bead.status in TERMINAL
     if not move(session, Bead, bead.id, sources, BeadStatus.OPEN, **cleared, **values):
         return False
+    if bead.purpose is None and was_over:  # a blocker may have become a member meanwhile
+        blockers = select(BeadDependency.blocker_id).where(BeadDependency.bead_id == bead.id)
+        wait_for_landings(session, bead.id, blockers.where(BeadDependency.kind == "blocks"))
     if bead.purpose == Purpose.LANDING:  # who began to wait for a member while it was over waits for it from now on
         members = select(Bead.id).where(Bead.convoy_id == bead.convoy_id, Bead.rig_id == bead.rig_id)
         have_others_wait(session, bead.convoy_id, session.scalars(members.where(Bead.purpose.is_(None))).all())

@@ -180,6 +180,22 @@ def test_who_waits_for_a_member_whose_landing_is_opened_again_waits_for_it(town_
     assert verdict_of(they.bead(outside)) == Verdict.DISPATCH
 
 
+@pytest.mark.parametrize("end", ["canceled", "failed"])
+def test_who_was_over_when_its_blocker_became_a_member_waits_for_the_landing(town_id: int, end: str) -> None:
+    member, outside = they.members(2)
+    ask(edges.block, town_id, outside, member)
+    if end == "canceled":
+        ask(work.cancel, town_id, outside)
+    else:
+        ask(beads.fail_bead, they.bead(outside), "command_not_found", "no such command")
+    convoy_id = they.make(town_id, [member])
+    ask(work.retry, town_id, outside)
+    they.finish(member)
+    assert (they.bead(member).resolution, verdict_of(they.bead(outside))) == (Resolution.MERGED, Verdict.BLOCKED)
+    they.merge(they.landings(convoy_id)[0].id)
+    assert verdict_of(they.bead(outside)) == Verdict.DISPATCH
+
+
 def test_who_waits_for_no_member_any_more_does_not_wait_for_the_landing(town_id: int) -> None:
     first, second, own = they.members(3)
     convoy_id = they.make(town_id, [first, second])
