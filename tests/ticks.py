@@ -26,6 +26,16 @@ def tick(town: str = "default") -> None:
         check_invariants(session)
 
 
+def with_hooks(task: Any, *args: str) -> None:
+    """The task as Celery runs it: one that raises has `on_failure` called, any other `on_success`."""
+    try:
+        result = task(*args)
+    except Exception as error:  # noqa: BLE001 (as Celery does)
+        task.on_failure(error, "", args, {}, None)
+    else:
+        task.on_success(result, "", args, {})
+
+
 def batch(session: Session, town: Town) -> Batch:
     """One batch of a tick, whose commit and effects are left to the test."""
     result = _batch(session, town.id)

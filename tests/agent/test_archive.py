@@ -301,12 +301,17 @@ def test_the_worktree_of_a_canceled_bead_whose_supervisor_was_killed_goes_when_i
     assert git("show", f"{name}:unsaved", cwd=rig_mirror.path) == "hours of work"
 
 
-def test_a_worktree_of_a_node_that_was_away_for_longer_than_work_is_kept(rig_mirror: Mirror, clock: Clock) -> None:
-    home, target = rig_mirror.path.parents[1], rig_mirror.target("main") or ""
+def worktree_of_a_failed_attempt(mirror: Mirror) -> tuple[str, Workspace]:
     with transaction() as session:
         bead = an_attempt(session, DispatchStatus.FAILED).bead_id
-    work = Workspace(home, rig_mirror, bead, 1, PERSON, lambda _: None)
+    work = Workspace(mirror.path.parents[1], mirror, bead, 1, PERSON, lambda _: None)
+    target = mirror.target("main") or ""
     work.make("main", target, target)
+    return bead, work
+
+
+def test_a_worktree_of_a_node_that_was_away_for_longer_than_work_is_kept(rig_mirror: Mirror, clock: Clock) -> None:
+    bead, work = worktree_of_a_failed_attempt(rig_mirror)
     (work.path / "unsaved").write_text("hours of work\n")
     close(bead, clock)
     clock.advance(31 * DAY_S)
@@ -317,11 +322,7 @@ def test_a_worktree_of_a_node_that_was_away_for_longer_than_work_is_kept(rig_mir
 
 
 def test_a_worktree_that_cannot_be_saved_stays(rig_mirror: Mirror, clock: Clock) -> None:
-    home, target = rig_mirror.path.parents[1], rig_mirror.target("main") or ""
-    with transaction() as session:
-        bead = an_attempt(session, DispatchStatus.FAILED).bead_id
-    work = Workspace(home, rig_mirror, bead, 1, PERSON, lambda _: None)
-    work.make("main", target, target)
+    bead, work = worktree_of_a_failed_attempt(rig_mirror)
     git("init", "-q", "nested", cwd=work.path)
     (work.path / "nested" / "file").write_text("x")
     close(bead, clock)

@@ -10,7 +10,6 @@ import pytest
 from gastown.agent.apart import keeps_signals
 from gastown.errors import StartMisconfigured, StartRefused
 from gastown.models import Bead
-from gastown.runtimes import docker as docker_runtime
 from gastown.runtimes import docker_images as images
 from gastown.runtimes import registry
 from gastown.runtimes.docker import DockerRuntime
@@ -192,7 +191,6 @@ def test_an_engine_that_dies_in_a_start_leaves_it_open_until_it_is_back(
     yard.look()
     assert yard.ends(bead) == [("starting", None, None)]
     engine.start()
-    monkeypatch.setattr(docker_runtime, "UNSTARTED_S", 1.0)
     clock.advance(1)
 
     def settled() -> bool:

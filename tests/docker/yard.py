@@ -18,7 +18,7 @@ from tests.agent.town import eventually
 from tests.builders import a_bead, a_node, a_rig, a_town, attempts_on, the_api_is_there
 from tests.docker.own_engine import OwnEngine
 from tests.races import committed
-from tests.ticks import take_messages, tick
+from tests.ticks import take_messages, tick, with_hooks
 
 NODE = "docks"
 MEMORY_MB, PIDS, UID = 256, 128, 1000
@@ -81,7 +81,7 @@ class Yard:
         tick()
         for name, args in take_messages(f"node.{NODE}"):
             if name == containers.start_container.name:
-                _run(containers.start_container, *args)
+                with_hooks(containers.start_container, *args)
         return self.last(bead)
 
     def look(self, sweep: bool = False) -> None:
@@ -123,13 +123,3 @@ class Yard:
     def close(self) -> None:
         for each in self._runtimes:
             each.engine.close()
-
-
-def _run(task: Any, *args: str) -> None:
-    """As Celery calls it, with its hooks."""
-    try:
-        result = task(*args)
-    except Exception as error:  # noqa: BLE001 (as Celery does)
-        task.on_failure(error, "", args, {}, None)
-    else:
-        task.on_success(result, "", args, {})

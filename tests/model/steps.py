@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable
 from contextlib import suppress
-from uuid import UUID
+from functools import partial
 
 from gastown.errors import Refused
 from gastown.tasks import containers
@@ -13,6 +13,7 @@ from tests.model.states import State, observe
 from tests.model.threads import Stepper
 from tests.model.town import ModelTown
 from tests.model.walks import REFUSED
+from tests.ticks import with_hooks
 
 CALLS_THEN = {"assignment": "work", "permit": "permitted", "done": "gone"}
 
@@ -74,7 +75,10 @@ class Player:
         if copy is None:
             self.outside.messages.discard((kind, int(number)))
         key = self.town.dispatch(int(number))
-        work = (lambda: _start(key)) if kind == "start" else (lambda: containers.stop_container(str(key)))
+        if kind == "start":
+            work = partial(with_hooks, containers.start_container, str(key))
+        else:
+            work = partial(containers.stop_container, str(key))
         self.steppers.append(Stepper(kind, int(number), work).begin())
 
     def _stepper(self, kind: str, number: str, at: str) -> Stepper:
@@ -156,17 +160,6 @@ class Player:
             do(int(number))
         except Refused as error:
             raise Diverged(f"refused: {error}") from error
-
-
-def _start(key: UUID) -> None:
-    """The task with its hooks, as Celery calls them."""
-    task, args = containers.start_container, (str(key),)
-    try:
-        result = task(*args)
-    except Exception as error:  # noqa: BLE001 (as Celery does)
-        task.on_failure(error, "", args, {}, None)
-    else:
-        task.on_success(result, "", args, {})
 
 
 GRAMMAR: list[tuple[re.Pattern[str], Callable[..., None]]] = [
