@@ -305,6 +305,21 @@ def test_a_verdict_is_logged_when_it_changes_and_only_then(town: Town, clock: Cl
         assert replay_decisions(session) == 3
 
 
+def test_a_start_is_logged_also_after_one_with_the_same_words(town: Town, clock: Clock) -> None:
+    """Found ready and started in one batch: the second decision is compared with the first, not with one before."""
+    with transaction() as session:
+        bead_id = a_bead(session).id
+    for _ in range(2):
+        reconcile_town(town.id)
+        with transaction() as session:
+            [dispatch] = [each for each in attempts_on(bead_id) if each.status == DispatchStatus.QUEUED]
+            attempts.roll_back(session, dispatch.id, FailureCode.START_REFUSED, "no")
+    with transaction() as session:
+        verdicts = session.scalars(select(DecisionRow.verdict).order_by(DecisionRow.id)).all()
+        assert verdicts == [Verdict.READY, Verdict.DISPATCH] * 2
+        assert replay_decisions(session) == 4
+
+
 def test_resync_finds_what_no_wake_up_reached(town: Town) -> None:
     forgot, held = committed(a_bead), committed(lambda session: a_bead(session, held_at=after(0), held_reason="x"))
     tick()
